@@ -1,0 +1,116 @@
+"""The plug point for training frameworks: what a framework must offer to be audited.
+
+A framework is a module or folder beside this file that defines ``FRAMEWORK``, an object with the
+shape of `Framework`. Nothing else names it: `template_audit.frameworks` finds it by its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from template_audit.conversation import Conversation
+from template_audit.errors import EncodingError
+from template_audit.stream import EncodedStream
+
+if TYPE_CHECKING:
+    from template_audit.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One of the framework's own options, under its own name. `default` is what the framework uses."""
+
+    name: str
+    type: str  # "int", "bool", "str", "bool?" … (a question mark admits null)
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerEffects:
+    """What an encoder does to its copy of the tokenizer before it encodes.
+
+    `added_tokens` are new: their ids lie beyond the model's vocabulary. `made_special` were ordinary
+    vocabulary before. The pairs are (before, after). `chat_template` is what the framework will
+    save beside the weights.
+    """
+
+    added_tokens: tuple[str, ...] = ()
+    made_special: tuple[str, ...] = ()
+    eos_token: tuple[str | None, str | None] = (None, None)
+    pad_token: tuple[str | None, str | None] = (None, None)
+    chat_template: tuple[str | None, str | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A template that was chosen for a model, and why, in one sentence for the report."""
+
+    template: str | None
+    why: str
+
+
+class Encoder(Protocol):
+    """Turns conversations into streams for one model. It never changes the model it was given."""
+
+    spec: str
+    """Canonical SPEC, such as ``llamafactory@0.9.5:llama3``."""
+    model: Model
+    options: Mapping[str, Any]
+    """Every option with the value in force."""
+    effects: TokenizerEffects
+
+    def encode(self, conversation: Conversation) -> EncodedStream:
+        """Encode one conversation. Raises EncodingError when it cannot be encoded."""
+        ...
+
+    def encode_batch(
+        self, conversations: Sequence[Conversation], *, keep_errors: bool = False
+    ) -> list[EncodedStream | EncodingError]:
+        """Encode many at once; same result as `encode`, in order.
+
+        With `keep_errors` a conversation that cannot be encoded gives its EncodingError in place of
+        a stream; without, the first one is raised.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderRequest:
+    """A parsed SPEC with its options, as handed to a framework."""
+
+    model: Model
+    version: str | None = None
+    template: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None  # --framework-source PATH
+    python: str | None = None  # --python PATH
+
+
+class Framework(Protocol):
+    """A training framework (or the chat template itself)."""
+
+    name: str
+    title: str
+
+    def versions(self) -> Sequence[str]:
+        """Versions that can be asked for by ``framework@version``, newest first; may be empty."""
+        ...
+
+    def templates(self, version: str | None = None) -> Sequence[str]:
+        """Template names of a version (default: newest); empty when the framework has none."""
+        ...
+
+    def options(self) -> Sequence[Option]:
+        """The options that ``-o KEY=VALUE`` takes."""
+        ...
+
+    def choose(self, model: Model, version: str | None = None) -> Choice | None:
+        """The framework's own default template for this model, or None when it has none."""
+        ...
+
+    def load(self, request: EncoderRequest) -> Encoder:
+        """Build the encoder. Raises UsageError for unknown templates (with the nearest name)."""
+        ...

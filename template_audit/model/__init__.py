@@ -1,0 +1,77 @@
+"""What a model repository says: tokenizer, chat templates, special tokens, generation config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file that was read: its path inside the repository and the sha256 of its bytes."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateSource:
+    """One place where a chat template was found.
+
+    `place` is such as ``tokenizer_config.json#chat_template``. `name` is ``default`` or the name of
+    a named template (``tool_use``, ``rag``). `wins` marks the one that transformers uses.
+    """
+
+    place: str
+    name: str
+    template: str
+    wins: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model repository as read by the installed transformers. Treat as immutable.
+
+    `tokenizer` belongs to the Model: an encoder that needs to change it works on a copy.
+    `chat_templates` maps names to templates (``default``, ``tool_use``, …); empty when the model has none.
+    `generation_config` and `config` are the parsed JSON files, empty when absent.
+    """
+
+    id: str
+    revision: str | None
+    path: Path
+    files: tuple[ModelFile, ...]
+    tokenizer: PreTrainedTokenizerBase
+    chat_templates: Mapping[str, str]
+    template_sources: tuple[TemplateSource, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template used when no tools are given: ``default``, or the only one there is."""
+        return self.chat_templates.get("default")
+
+    def template_for(self, has_tools: bool) -> str | None:
+        """The template that transformers picks (`PreTrainedTokenizerBase.get_chat_template`)."""
+        if has_tools and "tool_use" in self.chat_templates:
+            return self.chat_templates["tool_use"]
+        return self.chat_template
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """Ids at which generation stops: those of the generation config and the tokenizer's eos."""
+        ids: set[int] = set()
+        for value in (self.generation_config.get("eos_token_id"), self.tokenizer.eos_token_id):
+            if isinstance(value, int):
+                ids.add(value)
+            elif isinstance(value, list):
+                ids.update(v for v in value if isinstance(v, int))
+        return frozenset(ids)

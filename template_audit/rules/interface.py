@@ -1,0 +1,105 @@
+"""The plug point for rules: a rule is one function, its catalogue entry, and nothing else.
+
+A module beside this file defines rules with the `rule` decorator; `template_audit.rules` finds
+every module of the folder. A rule yields Hits; the audit turns them into Findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from template_audit.conversation import Conversation
+from template_audit.findings import Severity
+from template_audit.stream import EncodedStream
+
+if TYPE_CHECKING:
+    from template_audit.alignment import Alignment
+    from template_audit.frameworks.interface import Encoder
+    from template_audit.model import Model
+
+Scope = Literal["conversation", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One conversation through both encoders: everything that a rule may look at."""
+
+    model: Model
+    conversation: Conversation
+    reference_encoder: Encoder
+    subject_encoder: Encoder
+    reference: EncodedStream
+    subject: EncodedStream
+    alignment: Alignment
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCase:
+    """The model and both encoders, before any conversation."""
+
+    model: Model
+    reference_encoder: Encoder
+    subject_encoder: Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """What a rule's function yields.
+
+    `message` is one sentence with the evidence in it. `reference` and `subject` are half-open token
+    ranges in the two streams. `key` is what makes this hit itself across runs (a token text, a
+    turn's role): never a position.
+    """
+
+    message: str
+    key: str = ""
+    turn: int | None = None
+    reference: tuple[int, int] | None = None
+    subject: tuple[int, int] | None = None
+    advice: str | None = None
+    severity: Severity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A catalogue entry with its check. The texts are what `rules NAME` and the docs print."""
+
+    name: str
+    severity: Severity
+    group: str
+    scope: Scope
+    what: str
+    why: str
+    advice: str
+    check: Callable[..., Iterator[Hit] | Iterable[Hit]]
+
+
+_REGISTRY: dict[str, Rule] = {}
+
+
+def rule(
+    name: str,
+    *,
+    severity: Severity,
+    group: str,
+    what: str,
+    why: str,
+    advice: str,
+    scope: Scope = "conversation",
+) -> Callable[[Callable[..., Iterator[Hit]]], Callable[..., Iterator[Hit]]]:
+    """Register the decorated function ``check(case: Case)`` (or ``ModelCase`` for scope "model")."""
+
+    def register(check: Callable[..., Iterator[Hit]]) -> Callable[..., Iterator[Hit]]:
+        if name in _REGISTRY:
+            raise ValueError(f"rule {name} is defined twice")
+        _REGISTRY[name] = Rule(name, severity, group, scope, what, why, advice, check)
+        return check
+
+    return register
+
+
+def registered() -> dict[str, Rule]:
+    """All rules defined so far, by name."""
+    return dict(_REGISTRY)
