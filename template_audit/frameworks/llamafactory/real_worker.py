@@ -1,0 +1,188 @@
+"""The worker that runs inside an environment where LLaMA-Factory is installed. See docs/worker-protocol.md.
+
+It is run by another interpreter, so it imports nothing of template_audit and stays with what Python
+3.9 knows. It calls the framework's own classes: `get_template_and_fix_tokenizer` and the supervised
+processor (a class since 0.9.2, functions before).
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+import types
+from datetime import datetime
+from typing import Any
+
+# What `DataArguments` (hparams/data_args.py) would hold when nothing is set.
+DEFAULTS: dict[str, Any] = {
+    "template": None,
+    "cutoff_len": 2048,
+    "train_on_prompt": False,
+    "mask_history": False,
+    "packing": None,
+    "neat_packing": False,
+    "tool_format": None,
+    "default_system": None,
+    "enable_thinking": True,
+    "preserve_thinking": False,
+}
+
+
+class _AnyProcessor:
+    """Stands in for a multimodal processor; text-only rows never look inside."""
+
+    def __getattr__(self, name: str) -> _AnyProcessor:
+        return _AnyProcessor()
+
+
+def _stub_torchaudio() -> None:
+    """LLaMA-Factory imports torchaudio for audio rows only; an empty module serves text."""
+    try:
+        importlib.import_module("torchaudio")
+    except Exception:
+        module = types.ModuleType("torchaudio")
+        module.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
+        sys.modules["torchaudio"] = module
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _pin_clock(iso: str) -> None:
+    """Make the dates in tool prompts (`data/tool_utils.py`, `datetime.now`) those of `iso`."""
+    tool_utils = importlib.import_module("llamafactory.data.tool_utils")
+    moment = datetime.fromisoformat(iso)
+
+    class Pinned(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return moment
+
+    if hasattr(tool_utils, "datetime"):
+        setattr(tool_utils, "datetime", Pinned)  # noqa: B010
+
+
+class Session:
+    """One model, one template, one set of options."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        from transformers import AutoTokenizer
+
+        template_module = importlib.import_module("llamafactory.data.template")
+        options = dict(request.get("options") or {})
+        clock = options.pop("clock", None)
+        if clock:
+            _pin_clock(str(clock))
+        self.args = types.SimpleNamespace(**{**DEFAULTS, **options, "template": request.get("template")})
+        if self.args.neat_packing:
+            self.args.packing = True
+        if self.args.packing:
+            self.args.cutoff_len -= 1  # as DataArguments.__post_init__ does
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            request["model"],
+            use_fast=True,
+            split_special_tokens=False,
+            padding_side="right",
+            trust_remote_code=bool(request.get("trust_remote_code", False)),
+        )
+        if request.get("chat_template") is not None:
+            self.tokenizer.chat_template = request["chat_template"]
+        # get_template_and_fix_tokenizer changes the registered object: give every session its own
+        registered = template_module.TEMPLATES
+        saved = dict(registered)
+        try:
+            if self.args.template in registered:
+                registered[self.args.template] = copy.deepcopy(registered[self.args.template])
+            self.template = template_module.get_template_and_fix_tokenizer(self.tokenizer, self.args)
+        finally:
+            registered.clear()
+            registered.update(saved)
+        self.processor = _AnyProcessor()
+
+    def encode(self, example: dict[str, Any]) -> dict[str, Any]:
+        """Ids and labels of one aligned example, or what the framework did instead."""
+        row = {
+            "_prompt": [example["_prompt"]],
+            "_response": [example["_response"]],
+            "_system": [example.get("_system") or ""],
+            "_tools": [example.get("_tools") or ""],
+            "_images": [None],
+            "_videos": [None],
+            "_audios": [None],
+        }
+        try:
+            out = self._run(row)
+        except Exception as error:
+            return {"error": str(error), "type": type(error).__name__}
+        if not out.get("input_ids"):
+            return {"dropped": True}
+        return {"input_ids": list(out["input_ids"][0]), "labels": list(out["labels"][0])}
+
+    def _run(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            module = importlib.import_module("llamafactory.data.processor.supervised")
+        except ImportError:  # up to 0.9.1: functions
+            module = importlib.import_module("llamafactory.data.processors.supervised")
+            old: dict[str, Any] = module.preprocess_supervised_dataset(
+                row, template=self.template, tokenizer=self.tokenizer, processor=self.processor, data_args=self.args
+            )
+            return old
+        processor = module.SupervisedDatasetProcessor(
+            template=self.template, tokenizer=self.tokenizer, processor=self.processor, data_args=self.args
+        )
+        new: dict[str, Any] = processor.preprocess_dataset(row)
+        return new
+
+
+def handle(request: dict[str, Any], state: dict[str, Session]) -> dict[str, Any]:
+    """Answer one request."""
+    op = request.get("op")
+    if op == "hello":
+        if _version("llamafactory") is None and importlib.util.find_spec("llamafactory") is None:
+            return {"error": "LLaMA-Factory is not installed in this environment.", "type": "NotInstalled"}
+        names = ("llamafactory", "transformers", "tokenizers", "jinja2")
+        versions = {name: _version(name) for name in names}
+        versions["python"] = sys.version.split()[0]
+        return {"framework": "llamafactory", "versions": {k: v for k, v in versions.items() if v}}
+    if op == "open":
+        state["session"] = Session(request)
+        return {"size": len(state["session"].tokenizer)}
+    if op == "encode":
+        if "session" not in state:
+            return {"error": "`encode` came before `open`.", "type": "ProtocolError"}
+        return {"results": [state["session"].encode(example) for example in request["examples"]]}
+    return {"error": f"Unknown request {op!r}.", "type": "ProtocolError"}
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    # whatever the framework prints must not mix with the replies
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    _stub_torchaudio()
+    state: dict[str, Session] = {}
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        if request.get("op") == "close":
+            break
+        try:
+            reply = handle(request, state)
+        except Exception as error:
+            reply = {"error": str(error), "type": type(error).__name__}
+        replies.write(json.dumps({"id": request.get("id"), **reply}) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()
