@@ -1,0 +1,88 @@
+"""LLaMA-Factory as an encoder: its templates, its SFT processor, its changes to the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from template_audit.errors import UsageError
+from template_audit.frameworks import nearest
+from template_audit.frameworks.interface import Choice, Encoder, EncoderRequest, Option
+from template_audit.frameworks.llamafactory.options import OPTIONS
+from template_audit.frameworks.llamafactory.registry import Registry, builtin_versions, load_registry
+
+if TYPE_CHECKING:
+    from template_audit.model import Model
+
+
+class LlamaFactory:
+    """The framework object; see `template_audit.frameworks.interface.Framework`."""
+
+    name = "llamafactory"
+    title = "LLaMA-Factory"
+
+    def versions(self) -> Sequence[str]:
+        """The releases whose registries ship with this package, newest first."""
+        return builtin_versions()
+
+    def templates(self, version: str | None = None) -> Sequence[str]:
+        """Template names of a release, in its own order. Raises UsageError for an unknown release."""
+        return tuple(load_registry(version).templates)
+
+    def options(self) -> Sequence[Option]:
+        """The framework's own option names, and the clock."""
+        return OPTIONS
+
+    def choose(self, model: Model, version: str | None = None) -> Choice | None:
+        """The template that the release itself proposes for this model, by hub id or by folder name."""
+        registry = load_registry(version)
+        template = registry.default_template(model.id)
+        if template is not None:
+            return Choice(template, f"LLaMA-Factory {registry.version} proposes `{template}` for {model.id}.")
+        for name in _names_of(model):
+            for hub_id, template in registry.models.items():
+                if template is not None and _last_part(hub_id) == name:
+                    return Choice(
+                        template,
+                        f"LLaMA-Factory {registry.version} proposes `{template}` for {hub_id}, this model's name.",
+                    )
+        return None
+
+    def load(self, request: EncoderRequest) -> Encoder:
+        """Build the encoder. Raises UsageError for an unknown release, template or option value."""
+        from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
+
+        registry = _registry_of(request)
+        name = request.template
+        if name is None:
+            choice = self.choose(request.model, request.version)
+            if choice is None or choice.template is None:
+                raise UsageError(
+                    f"LLaMA-Factory {registry.version} has no default template for {request.model.id}; name one, as in "
+                    "`llamafactory:llama3`."
+                )
+            name = choice.template
+        if name not in registry.templates:
+            raise UsageError(
+                f"LLaMA-Factory {registry.version} has no template `{name}`."
+                f"{nearest(name, list(registry.templates))} `template-audit encoders llamafactory` lists them."
+            )
+        return LlamaFactoryEncoder(request.model, registry, registry.templates[name], request.options)
+
+
+def _registry_of(request: EncoderRequest) -> Registry:
+    return load_registry(request.version)
+
+
+def _last_part(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].lower()
+
+
+def _names_of(model: Model) -> list[str]:
+    """Names that may say which hub model a folder holds: the folder's and the one its config remembers."""
+    known_as = model.config.get("_name_or_path")
+    names = [model.id, *([known_as] if isinstance(known_as, str) else [])]
+    return [name for name in map(_last_part, names) if name]
+
+
+FRAMEWORK = LlamaFactory()

@@ -1,0 +1,221 @@
+"""LLaMA-Factory's SFT encoder for one model and one template.
+
+Source: LLaMA-Factory 0.9.5, data/processor/supervised.py (``SupervisedDatasetProcessor``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from template_audit.conversation import Conversation
+from template_audit.errors import EncodingError, UsageError
+from template_audit.frameworks import nearest
+from template_audit.frameworks.llamafactory.messages import Example, example_of
+from template_audit.frameworks.llamafactory.options import SftOptions
+from template_audit.frameworks.llamafactory.registry import Registry, Special, TemplateSpec, Token
+from template_audit.frameworks.llamafactory.saved_template import special_token
+from template_audit.frameworks.llamafactory.sft import Encoded, Mark, TokenizedSide, encode_turns
+from template_audit.frameworks.llamafactory.special_tokens import fixed_tokenizer
+from template_audit.frameworks.llamafactory.streams import stream_of
+from template_audit.frameworks.llamafactory.template import Side, in_force, turns_of
+from template_audit.frameworks.llamafactory.tool_formats import FORMATS, Prompts
+from template_audit.model.tokenizer import encode_texts
+from template_audit.stream import LITERAL, EncodedStream
+from template_audit.trace import Traced, runs_of
+
+if TYPE_CHECKING:
+    from template_audit.model import Model
+
+Tokens = tuple[list[int], list[tuple[int, int]]]
+Turns = list[tuple[Side, Side]]
+
+
+class LlamaFactoryEncoder:
+    """What one release of LLaMA-Factory makes of a conversation, with one template, in SFT.
+
+    The model's tokenizer stays as it is: `tokenizer` is a copy, changed as the framework changes it
+    (`effects`).
+    """
+
+    def __init__(self, model: Model, registry: Registry, template: TemplateSpec, options: Mapping[str, Any]) -> None:
+        """Raises UsageError for options that this template or the framework refuses."""
+        self.settings = SftOptions.from_mapping(options, registry.behaviours)
+        self.options: Mapping[str, Any] = {**options, "cutoff_len": self._given_cutoff_len(options, registry)}
+        _check_options(self.settings, template, registry)
+        self.model = model
+        self.registry = registry
+        self.template = in_force(template, self.settings)
+        self.spec = f"llamafactory@{registry.version}:{template.name}"
+        self.tokenizer, self.effects = fixed_tokenizer(model.tokenizer, self.template)
+        self._prompts = Prompts(registry.tool_prompts, self.settings.clock)
+        self._literals: dict[str, Tokens] = {}
+
+    @staticmethod
+    def _given_cutoff_len(options: Mapping[str, Any], registry: Registry) -> int:
+        given = options.get("cutoff_len")
+        return registry.behaviours.default_cutoff_len if given is None else int(given)
+
+    def encode(self, conversation: Conversation) -> EncodedStream:
+        """The framework's ids and labels of one conversation. Raises EncodingError."""
+        stream = self.encode_batch([conversation])[0]
+        assert isinstance(stream, EncodedStream)
+        return stream
+
+    def encode_batch(
+        self, conversations: Sequence[Conversation], *, keep_errors: bool = False
+    ) -> list[EncodedStream | EncodingError]:
+        """Many conversations, tokenized in one go; the same result as `encode` on each.
+
+        With `keep_errors` an EncodingError takes the place of a stream, else the first one is raised.
+        """
+        examples: list[Example | EncodingError] = []
+        for conversation in conversations:
+            try:
+                examples.append(example_of(conversation, self.template.thought_words))
+            except EncodingError as error:
+                examples.append(error)
+        return self.encode_examples(examples, keep_errors=keep_errors)
+
+    def encode_examples(
+        self, examples: Sequence[Example | EncodingError], *, keep_errors: bool = False
+    ) -> list[EncodedStream | EncodingError]:
+        """Like `encode_batch`, for examples in the framework's own form; errors are passed through."""
+        out: list[EncodedStream | EncodingError] = []
+        for example, encoded in zip(examples, self.encode_ids(examples), strict=True):
+            result: EncodedStream | EncodingError
+            try:
+                if isinstance(encoded, EncodingError):
+                    raise encoded
+                assert isinstance(example, Example)
+                result = stream_of(encoded, example.notes, self._lost_tokens)
+            except EncodingError as error:
+                if not keep_errors:
+                    raise
+                result = error
+            out.append(result)
+        return out
+
+    def encode_ids(self, examples: Sequence[Example | EncodingError]) -> list[Encoded | EncodingError]:
+        """Exactly what the framework's processor returns for each example, oddities included.
+
+        An id is None where a token look-up of the template finds nothing, and labels may be longer
+        than ids (an ``efficient_eos`` template and an empty prompt).
+        """
+        planned = [self._plan(example) for example in examples]
+        tokens = self._tokenize(planned)
+        eos = special_token(Special("eos_token"), self.tokenizer) if self.template.efficient_eos else None
+        first = self.registry.behaviours.efficient_eos_label_on_first_turn
+        out: list[Encoded | EncodingError] = []
+        for turns in planned:
+            if isinstance(turns, EncodingError):
+                out.append(turns)
+                continue
+            try:
+                sides = [(self._side(source, tokens), self._side(target, tokens)) for source, target in turns]
+                out.append(encode_turns(sides, self.settings, eos, first))
+            except EncodingError as error:
+                out.append(error)
+        return out
+
+    def _plan(self, example: Example | EncodingError) -> Turns | EncodingError:
+        if isinstance(example, EncodingError):
+            return example
+        if len(example.prompt) % 2 != 1 or len(example.response) != 1:
+            return EncodingError(
+                "LLaMA-Factory drops this example (its log: “Dropped invalid example”): it needs an odd number of "
+                f"prompt messages and one answer, and has {len(example.prompt)} and {len(example.response)}.",
+                kind="example-dropped",
+            )
+        discard = self.settings.mask_history and not self.template.preserve_thinking
+        try:
+            return turns_of(self.template, example, self._prompts, discard)
+        except EncodingError as error:
+            return error
+        except Exception as error:
+            return EncodingError(
+                f"LLaMA-Factory {self.registry.version} stops with {type(error).__name__} on this example: {error}"
+            )
+
+    def _tokenize(self, planned: Iterable[Turns | EncodingError]) -> dict[str, Tokens | EncodingError]:
+        """The tokens of every text slot; the template's own texts are tokenized once and kept."""
+        wanted: dict[str, bool] = {}
+        for turns in planned:
+            if not isinstance(turns, EncodingError):
+                for side in (side for turn in turns for side in turn):
+                    for block in side:
+                        for element in block.elements:
+                            if isinstance(element, str) and element:
+                                wanted[str.__str__(element)] = isinstance(element, Traced)
+        texts = [text for text in wanted if text not in self._literals]
+        found: dict[str, Tokens | EncodingError] = dict(zip(texts, self._encode_texts(texts), strict=True))
+        for text, traced in wanted.items():
+            tokens = found.get(text)
+            if not traced and isinstance(tokens, tuple):
+                self._literals[text] = tokens
+        return {**self._literals, **found}
+
+    def _encode_texts(self, texts: Sequence[str]) -> list[Tokens | EncodingError]:
+        try:
+            return list(encode_texts(self.tokenizer, texts))
+        except EncodingError as error:
+            if len(texts) == 1:
+                return [error]
+            return [tokens for text in texts for tokens in self._encode_texts([text])]
+
+    def _side(self, blocks: Side, tokens: Mapping[str, Tokens | EncodingError]) -> TokenizedSide:
+        side = TokenizedSide()
+        texts: list[str] = []
+        at = 0
+        for block in blocks:
+            side.marks.append(Mark(block.message, block.role, len(side.ids), at))
+            for element in block.elements:
+                if not element:
+                    continue
+                if isinstance(element, str):
+                    found = tokens[element]
+                    if isinstance(found, EncodingError):
+                        raise found
+                    side.ids += found[0]
+                    side.spans += [(start + at, end + at) for start, end in found[1]]
+                    side.runs += runs_of(element)
+                    text = str.__str__(element)
+                elif isinstance(element, Token):
+                    text = element.text
+                    side.ids.append(self.tokenizer.convert_tokens_to_ids(text))
+                else:
+                    special = special_token(element, self.tokenizer)
+                    if special is None:
+                        continue
+                    text, token_id = special
+                    side.ids.append(token_id)
+                if not isinstance(element, str):
+                    side.spans.append((at, at + len(text)))
+                    side.runs.append((len(text), LITERAL))
+                texts.append(text)
+                at += len(text)
+        side.text = "".join(texts)
+        return side
+
+    @property
+    def _lost_tokens(self) -> list[str]:
+        """Tokens that the template looks up and the tokenizer does not have."""
+        slots = [getattr(self.template, name).slots for name in ("format_prefix", "format_system", "format_user")]
+        slots += [getattr(self.template, name).slots for name in ("format_assistant", "format_function")]
+        slots += [self.template.format_observation.slots]
+        names = dict.fromkeys(slot.text for group in slots for slot in group if isinstance(slot, Token))
+        return [name for name in names if self.tokenizer.convert_tokens_to_ids(name) is None]
+
+
+def _check_options(settings: SftOptions, template: TemplateSpec, registry: Registry) -> None:
+    if settings.train_on_prompt and template.efficient_eos:
+        raise UsageError(
+            f"LLaMA-Factory refuses `train_on_prompt` with template `{template.name}`, which ends answers by "
+            "efficient_eos; leave it off."
+        )
+    known = [name for name in registry.tool_formats if name in FORMATS]
+    if settings.tool_format is not None and settings.tool_format not in known:
+        raise UsageError(
+            f"LLaMA-Factory {registry.version} has no tool format `{settings.tool_format}`; known are "
+            f"{', '.join(known)}.{nearest(settings.tool_format, known)}"
+        )

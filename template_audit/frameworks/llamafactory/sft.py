@@ -1,0 +1,142 @@
+"""Ids and labels of one example: truncation turn by turn, and what is trained.
+
+Source: LLaMA-Factory 0.9.5, data/processor/supervised.py (``_encode_data_example``) and
+data/processor/processor_utils.py (``infer_seqlen``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from template_audit.frameworks.llamafactory.options import SftOptions
+from template_audit.stream import IGNORE, LITERAL, Origin
+
+TokenId = int | None
+"""None: a slot looks up a token that the tokenizer does not have, and the framework takes what it gets."""
+
+
+class Mark(NamedTuple):
+    """Where a message's slots begin in a side: first token, first character."""
+
+    message: int | None
+    role: str
+    token: int
+    char: int
+
+
+@dataclass(slots=True)
+class TokenizedSide:
+    """The prompt or the answer of one turn. Spans are relative to `text`; `runs` tile it."""
+
+    ids: list[TokenId] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    text: str = ""
+    runs: list[tuple[int, Origin]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+
+    def cut(self, length: int) -> TokenizedSide:
+        """The first `length` tokens, and the text up to the end of the last of them."""
+        if length >= len(self.ids):
+            return self
+        spans = self.spans[:length]
+        end = max((stop for _, stop in spans), default=0)
+        runs: list[tuple[int, Origin]] = []
+        start = 0
+        for size, origin in self.runs:
+            if start >= end:
+                break
+            runs.append((min(size, end - start), origin))
+            start += size
+        marks = [mark for mark in self.marks if mark.token < length]
+        return TokenizedSide(self.ids[:length], spans, self.text[:end], runs, marks)
+
+
+@dataclass(slots=True)
+class Encoded:
+    """What the framework's processor returns, and the sides that it is made of, in the order of the ids."""
+
+    input_ids: list[TokenId]
+    labels: list[TokenId]
+    sides: list[TokenizedSide]
+    notes: list[str]
+
+
+def infer_seqlen(source: int, target: int, budget: int) -> tuple[int, int]:
+    """Lengths that prompt and answer of a turn are cut to, so that both fit into `budget` tokens.
+
+    A short answer is kept whole, else a short prompt is, else both are cut in proportion.
+    """
+    if target * 2 < budget:
+        room = budget
+    elif source * 2 < budget:
+        room = budget - source
+    else:
+        room = int(budget * (target / (source + target)))
+    kept_target = min(room, target)
+    return min(max(budget - kept_target, 0), source), kept_target
+
+
+def encode_turns(
+    turns: Sequence[tuple[TokenizedSide, TokenizedSide]],
+    options: SftOptions,
+    eos: tuple[str, int] | None,
+    label_first_turn: bool = False,
+) -> Encoded:
+    """Ids and labels of an example of `turns` under `options`.
+
+    `eos` is the eos token's text and id for an ``efficient_eos`` template, which appends it once and
+    labels the first prompt token of every later turn with it (`label_first_turn`: of the first one
+    too), else None.
+    """
+    kept: list[tuple[list[TokenId], list[TokenId], list[TokenizedSide]]] = []
+    notes: list[str] = []
+    total = 0 if eos is None else 1
+    order = list(enumerate(turns))
+    if options.mask_history:
+        order.reverse()
+    for place, (turn, (source, target)) in enumerate(order):
+        if total >= options.cutoff_len:
+            left_out = ", ".join(str(turn) for turn, _ in sorted(order[place:]))
+            notes.append(f"cutoff_len {options.cutoff_len} leaves out turn {left_out}.")
+            break
+        source_len, target_len = infer_seqlen(len(source.ids), len(target.ids), options.cutoff_len - total)
+        notes += _cut_notes(turn, source, source_len, target, target_len, options.cutoff_len)
+        source, target = source.cut(source_len), target.cut(target_len)
+        total += source_len + target_len
+        source_labels: list[TokenId] = [IGNORE] * source_len
+        if options.train_on_prompt:
+            source_labels = source.ids
+        elif eos is not None and (place or label_first_turn):
+            source_labels = [eos[1], *[IGNORE] * (source_len - 1)]
+        target_labels = target.ids
+        if options.mask_history and place > 0:
+            target_labels = [IGNORE] * target_len
+        kept.append((source.ids + target.ids, source_labels + target_labels, [source, target]))
+    if options.mask_history:
+        kept.reverse()
+    encoded = Encoded([], [], [], notes)
+    for ids, labels, sides in kept:
+        encoded.input_ids += ids
+        encoded.labels += labels
+        encoded.sides += sides
+    if eos is not None:
+        encoded.input_ids.append(eos[1])
+        encoded.labels.append(eos[1])
+        encoded.sides.append(_eos_side(*eos))
+    return encoded
+
+
+def _eos_side(text: str, token_id: int) -> TokenizedSide:
+    return TokenizedSide([token_id], [(0, len(text))], text, [(len(text), LITERAL)])
+
+
+def _cut_notes(
+    turn: int, source: TokenizedSide, source_len: int, target: TokenizedSide, target_len: int, cutoff_len: int
+) -> list[str]:
+    notes = []
+    for side, length, name in ((source, source_len, "prompt"), (target, target_len, "answer")):
+        if length < len(side.ids):
+            notes.append(f"cutoff_len {cutoff_len} cuts turn {turn}'s {name} from {len(side.ids)} to {length} tokens.")
+    return notes

@@ -1,0 +1,74 @@
+"""From the framework's ids and labels to the stream that is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from template_audit.errors import EncodingError
+from template_audit.frameworks.llamafactory.sft import Encoded, TokenizedSide
+from template_audit.stream import EncodedStream, Origin, Piece, Turn
+
+
+def stream_of(encoded: Encoded, notes: Sequence[str], lost_tokens: Sequence[str]) -> EncodedStream:
+    """The stream of one example; `lost_tokens` are the look-ups of the template that find nothing.
+
+    Raises EncodingError where the framework goes on with lists that no training step can take.
+    """
+    ids = [token for token in encoded.input_ids if token is not None]
+    if len(ids) < len(encoded.input_ids):
+        raise EncodingError(
+            f"The template looks up {', '.join(f'`{token}`' for token in lost_tokens)} and the tokenizer has no such "
+            "token: LLaMA-Factory puts None in place of the id and stops when the batch is built.",
+            kind="unknown-special-token",
+        )
+    labels = [label for label in encoded.labels if label is not None]
+    if len(labels) != len(ids):
+        raise EncodingError(
+            f"LLaMA-Factory makes {len(labels)} labels for {len(ids)} tokens: a turn's prompt is empty and its "
+            "template has efficient_eos. The batch can't be built."
+        )
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for side in encoded.sides:
+        spans += [(start + at, end + at) for start, end in side.spans] if at else side.spans
+        at += len(side.text)
+    return EncodedStream(
+        input_ids=ids,
+        labels=labels,
+        text="".join(side.text for side in encoded.sides),
+        spans=spans,
+        pieces=_pieces(run for side in encoded.sides for run in side.runs),
+        turns=_turns(encoded.sides, len(ids), at),
+        notes=(*notes, *encoded.notes),
+    )
+
+
+def _pieces(runs: Iterable[tuple[int, Origin]]) -> list[Piece]:
+    """The runs as pieces, neighbours of one Origin merged."""
+    pieces: list[Piece] = []
+    at = 0
+    for size, origin in runs:
+        if pieces and pieces[-1].origin == origin:
+            pieces[-1] = Piece(pieces[-1].start, at + size, origin)
+        elif size:
+            pieces.append(Piece(at, at + size, origin))
+        at += size
+    return pieces
+
+
+def _turns(sides: Sequence[TokenizedSide], tokens: int, chars: int) -> list[Turn]:
+    """One turn per message: from its first slot to the next message's; what follows belongs to the last."""
+    starts: list[tuple[int | None, str, int, int]] = []
+    token = char = 0
+    for side in sides:
+        for mark in side.marks:
+            if not starts or starts[-1][:2] != mark[:2]:
+                starts.append((mark.message, mark.role, token + mark.token, char + mark.char))
+        token += len(side.ids)
+        char += len(side.text)
+    ends = [*((start[2], start[3]) for start in starts[1:]), (tokens, chars)]
+    return [
+        Turn(message, role, first, end, first_char, end_char)
+        for (message, role, first, first_char), (end, end_char) in zip(starts, ends, strict=True)
+        if end > first or end_char > first_char
+    ]
