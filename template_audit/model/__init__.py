@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from template_audit.model.source import load_model
+
+__all__ = ["Model", "ModelFile", "TemplateSource", "load_model"]
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
@@ -75,3 +79,11 @@ class Model:
             elif isinstance(value, list):
                 ids.update(v for v in value if isinstance(v, int))
         return frozenset(ids)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_model":  # source.py imports this module, so it is imported on first use
+        from template_audit.model.source import load_model
+
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
