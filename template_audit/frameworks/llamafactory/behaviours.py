@@ -17,10 +17,76 @@ class Behaviours:
 
     efficient_eos_label_on_first_turn: bool = False
     """The first turn's first prompt token too carries the eos label of an ``efficient_eos`` template.
-    True up to 0.9.3; since 0.9.4 only the later turns carry it."""
+    True from 0.9.0 to 0.9.3; since 0.9.4 (and up to 0.8.3) only the later turns carry it."""
+
+    mask_history_keeps_last_turns: bool = True
+    """With `mask_history` the turns are cut from the last one backwards, so that the last turns win under
+    `cutoff_len`; since 0.9.0. Before, the first turns won and the trained last one could vanish."""
+
+    mask_history_drops_thoughts: bool = True
+    """With `mask_history` and without `preserve_thinking` a reasoning template removes the thoughts of all
+    turns but the last, and adds an empty thought to the last turn only; since 0.9.5."""
+
+    empty_thought: Literal["joined", "spaced"] = "joined"
+    """The empty thought is the two thought words as they are (since 0.9.4, when they got their own line
+    breaks), or each followed by an empty line (0.9.3). Reasoning templates exist since 0.9.3."""
+
+    thought_search_strips_words: bool = True
+    """Whether an answer has a thought is looked up with the thought words stripped of whitespace (since 0.9.4)
+    or as they are (0.9.3)."""
+
+    function_formatter: Literal["template_words", "think_tags", "slots_per_call"] = "template_words"
+    """How the text of a tool call turn is taken apart and written: the template's own `tool_call_words` and
+    `thought_words` (since 0.9.4); a greedy ``<think>…</think>`` before the calls (0.9.2, 0.9.3); or no thought,
+    and every slot, the eos slot too, repeated for every call (up to 0.9.1)."""
+
+    llama2_function_words: bool = False
+    """``Llama2Template`` hands its words to the function formatter. In no release so far: with
+    ``template_words`` its tool call turns must be plain JSON."""
+
+    invalid_tool_json: Literal["error", "nothing"] = "error"
+    """Tool definitions or calls that are not JSON raise (since 0.9.1) or add no text at all (0.9.0)."""
+
+    tool_definitions_unwrapped: bool = True
+    """Tool definitions may come as ``{"type": "function", "function": …}``; since 0.9.3. Before, every
+    definition is taken for the bare function."""
+
+    tool_calls_as_json: bool = True
+    """``llama3``, ``mistral`` and ``qwen`` calls are written by a JSON writer (since 0.9.3), or the name is
+    pasted into the text unescaped (0.9.2)."""
+
+    llama3_parallel_calls: bool = True
+    """``llama3`` writes several calls as a list; since 0.9.3. In 0.9.2 more than one raises."""
+
+    default_calls_end_with_newline: bool = False
+    """Every call of the ``default`` tool format ends with a line break, also the last; 0.9.2 only
+    (up to 0.9.1 the break is part of the recorded slots)."""
+
+    minimax2_calls_lost: bool = False
+    """The ``minimax2`` function formatter returns nothing, so that a turn with calls raises; 0.9.4 only."""
+
+    chat_template_parser: Literal["reasoning_aware", "plain", "none"] = "reasoning_aware"
+    """``template: null`` parses the tokenizer's chat template and takes a thought in it for a reasoning
+    template's (since 0.9.3), parses it without that (0.9.2), or is the ``empty`` template (up to 0.9.1)."""
+
+    eos_replaced_by_itself: bool = False
+    """`replace_eos` adds the stop word as eos token even when it is the eos token already (up to 0.9.2)."""
+
+    llama2_jinja: Literal["if_else", "override"] = "if_else"
+    """The saved chat template of a ``Llama2Template`` sets the content in an if or else (since 0.9.2), or sets
+    it and then overrides it (up to 0.9.1). The rendered text is the same."""
+
+    ollama_modelfile: bool = True
+    """An Ollama Modelfile is saved beside the weights; since 0.9.2."""
 
     pretrain_bos: Literal["gemma_template", "add_bos_token"] = "add_bos_token"
     """What makes pre-training put BOS in: ``template: gemma`` (up to 0.9.1) or the tokenizer's ``add_bos_token``."""
+
+    pretrain_truncates: bool = True
+    """Pre-training without packing cuts each document at `cutoff_len`; since 0.8.1. Before, it did not."""
+
+    split_before_encoding: bool = True
+    """`val_size` splits the rows before they are encoded (since 0.9.4), or the encoded examples."""
 
     default_cutoff_len: int = 2048
     """What `cutoff_len` is when it is not given: 1024 in 0.9.0, 2048 since 0.9.1."""
@@ -31,6 +97,9 @@ class Behaviours:
 
     packing_pad_inside_cutoff_len: bool = False
     """Packed SFT keeps the one padding token inside `cutoff_len` (up to 0.9.1); since 0.9.2 it comes on top."""
+
+    packing_reserves_padding: bool = True
+    """Packed SFT always keeps room for one padding token; since 0.9.0. Before, a block may be full."""
 
     packing_position_ids: bool = True
     """Packed SFT examples carry position ids that restart with every example; since 0.9.3."""

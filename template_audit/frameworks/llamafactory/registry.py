@@ -28,7 +28,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """A ``{"bos_token"}`` or ``{"eos_token"}`` slot: the tokenizer's own, skipped when it has none."""
+    """A ``{"bos_token"}`` or ``{"eos_token"}`` slot: the tokenizer's own, skipped when it has none.
+
+    Any other name (``opencoder`` has a slot ``{"<|endoftext|>"}``) adds nothing at all
+    (data/template.py, ``Template._convert_elements_to_ids``).
+    """
 
     name: str
 
@@ -111,6 +115,10 @@ class Registry:
     model_names: Mapping[str, str | None]
     """The framework's own display name → the same."""
     behaviours: Behaviours
+    data_args: Mapping[str, Any] = field(default_factory=dict)
+    """The release's own data options (``DataArguments``) with their defaults."""
+    code: Mapping[str, str] = field(default_factory=dict)
+    """``path:function`` → digest of what each function of the data path does; see `unfamiliar_code`."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Path inside the package → sha256 of each source file that was read."""
 
@@ -160,6 +168,19 @@ def load_registry(version: str | None = None) -> Registry:
         )
     text = (files(__package__) / "registries" / f"{chosen}.json").read_text(encoding="utf-8")
     return registry_from_json(json.loads(text))
+
+
+def unfamiliar_code(registry: Registry) -> tuple[str, ...]:
+    """The functions of a release that do something which no built-in release does, as ``path:function``.
+
+    Empty for every built-in release. What an encoder does for such a function is read from its structure
+    (`Behaviours`) and was never compared with the real package.
+    """
+    known: dict[str, set[str]] = {}
+    for version in builtin_versions():
+        for place, digest in load_registry(version).code.items():
+            known.setdefault(place, set()).add(digest)
+    return tuple(place for place, digest in sorted(registry.code.items()) if digest not in known.get(place, ()))
 
 
 def slot_to_json(slot: Slot) -> str | dict[str, str]:
@@ -213,7 +234,8 @@ def template_from_json(name: str, data: Mapping[str, Any]) -> TemplateSpec:
         if key in FORMATTER_FIELDS:
             values[key] = formatter_from_json(value)
         elif key == "mm_plugin":
-            values[key] = MMPlugin(*value[:4], tuple(value[4].items()))
+            plugin, image, video, audio, extras = value
+            values[key] = MMPlugin(plugin, image, video, audio, tuple(extras.items()))
         else:
             values[key] = tuple(value) if isinstance(value, list) else value
     return TemplateSpec(**values)
@@ -225,6 +247,7 @@ def registry_to_json(registry: Registry) -> dict[str, Any]:
         "version": registry.version,
         "files": dict(sorted(registry.files.items())),
         "behaviours": registry.behaviours.to_json(),
+        "data_args": dict(sorted(registry.data_args.items())),
         "tool_formats": list(registry.tool_formats),
         "function_slots": {
             name: [slot_to_json(slot) for slot in slots] for name, slots in sorted(registry.function_slots.items())
@@ -233,6 +256,7 @@ def registry_to_json(registry: Registry) -> dict[str, Any]:
         "templates": {name: template_to_json(spec) for name, spec in registry.templates.items()},
         "models": dict(sorted(registry.models.items())),
         "model_names": dict(sorted(registry.model_names.items())),
+        "code": dict(sorted(registry.code.items())),
     }
 
 
@@ -251,6 +275,8 @@ def registry_from_json(data: Mapping[str, Any]) -> Registry:
         models=MappingProxyType(data["models"]),
         model_names=MappingProxyType(data["model_names"]),
         behaviours=Behaviours.from_json(data["behaviours"]),
+        data_args=MappingProxyType(data["data_args"]),
+        code=MappingProxyType(data["code"]),
         files=MappingProxyType(data["files"]),
     )
 
