@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -71,7 +71,13 @@ def check_options(framework: Framework, options: dict[str, Any]) -> dict[str, An
     return {name: options.get(name, option.default) for name, option in known.items()}
 
 
-_TYPES: dict[str, type | tuple[type, ...]] = {"int": int, "bool": bool, "str": str, "float": (int, float)}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "int": int,
+    "bool": bool,
+    "str": str,
+    "float": (int, float),
+    "map": Mapping,
+}
 
 
 def _check_type(framework: Framework, option: Option, value: Any) -> None:
