@@ -43,7 +43,11 @@ class Model:
 
     `tokenizer` belongs to the Model: an encoder that needs to change it works on a copy.
     `chat_templates` maps names to templates (``default``, ``tool_use``, …); empty when the model has none.
-    `generation_config` and `config` are the parsed JSON files, empty when absent.
+    `generation_config` and `config` are the parsed JSON files, empty when absent. `path` is the folder
+    (in the hub's cache for a hub model), or the .gguf file. `revision` is the resolved commit of a hub
+    model, None for local ones. `template_sources` lists every place, in the order of transformers'
+    preference. `notes` are remarks for the report: disagreeing template places, what transformers
+    warned about while loading, a cached copy used because the hub was out of reach.
     """
 
     id: str
@@ -60,7 +64,7 @@ class Model:
 
     @property
     def chat_template(self) -> str | None:
-        """The template used when no tools are given: ``default``, or the only one there is."""
+        """The template used when no tools are given, None when no template is called ``default``."""
         return self.chat_templates.get("default")
 
     def template_for(self, has_tools: bool) -> str | None:
@@ -68,6 +72,19 @@ class Model:
         if has_tools and "tool_use" in self.chat_templates:
             return self.chat_templates["tool_use"]
         return self.chat_template
+
+    @property
+    def template_conflicts(self) -> tuple[tuple[TemplateSource, TemplateSource | None], ...]:
+        """Places whose template is not the one in use: pairs (that place, the winner or None).
+
+        The winner is None when transformers uses no template of that name at all. Empty when the
+        user replaced the template by ``--chat-template``.
+        """
+        winners = {source.name: source for source in self.template_sources if source.wins}
+        if any(source.place.startswith("--chat-template") for source in winners.values()):
+            return ()
+        pairs = [(source, winners.get(source.name)) for source in self.template_sources if not source.wins]
+        return tuple((loser, winner) for loser, winner in pairs if winner is None or winner.template != loser.template)
 
     @property
     def stop_token_ids(self) -> frozenset[int]:

@@ -1,14 +1,29 @@
-"""Loading a model repository: a local folder for now (the hub follows)."""
+"""Loading a model: a hub repository, a folder or a GGUF file, as the installed transformers reads it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import platform
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from template_audit import __version__
 from template_audit.errors import ModelError
 from template_audit.model import Model, ModelFile, TemplateSource
+from template_audit.model.autotokenizer import load_tokenizer
+from template_audit.model.gguf import read_templates
+from template_audit.model.hub import Location, is_small_file, locate
+from template_audit.model.templates import (
+    OPTION,
+    TEMPLATE_FOLDER,
+    conflict_notes,
+    find_templates,
+    in_use,
+    mark_winners,
+    read_json,
+    read_replacement,
+)
 
 
 def load_model(
@@ -17,36 +32,80 @@ def load_model(
     revision: str | None = None,
     chat_template: str | Path | None = None,
     trust_remote_code: bool = False,
+    offline: bool | None = None,
 ) -> Model:
-    """Read a model folder with the installed transformers. Raises ModelError."""
-    from transformers import AutoTokenizer
+    """Load a model's tokenizer, chat templates and configurations; never its weights.
 
-    folder = Path(name)
-    if not folder.is_dir():
-        raise ModelError(f"{name} is not a folder.")
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    if chat_template is not None:
-        tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
-    found = tokenizer.chat_template or {}
-    templates = {"default": found} if isinstance(found, str) else dict(found)
-    return Model(
-        id=str(name),
-        revision=revision,
-        path=folder,
-        files=tuple(
-            ModelFile(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
-            for path in sorted(folder.iterdir())
-            if path.suffix in (".json", ".jinja", ".model", ".txt")
-        ),
+    `name` is ``org/name``, ``org/name@revision``, ``hf://org/name@revision``, a folder, or a ``.gguf``
+    file. `chat_template` names a file whose template replaces all of the model's own, on the
+    tokenizer as well: a Jinja file, a ``.json`` with `chat_template`, or a ``.gguf``.
+    `offline` True never asks the hub; None leaves that to HF_HUB_OFFLINE. HF_TOKEN, HF_ENDPOINT and
+    HF_HOME work as in huggingface_hub.
+
+    Raises ModelError (one sentence) when the model cannot be had or read, UsageError when `name` or
+    `revision` is malformed.
+    """
+    location = locate(name, revision, offline)
+    folder = location.path
+    tokenizer_config = {} if location.gguf else read_json(folder / "tokenizer_config.json")
+    config = {} if location.gguf else read_json(folder / "config.json")
+    generation_config = {} if location.gguf else read_json(folder / "generation_config.json")
+    ggufs = [folder / location.gguf] if location.gguf else sorted(folder.glob("*.gguf"))
+    sources = find_templates(Path(), {}, ggufs) if location.gguf else find_templates(folder, tokenizer_config, ggufs)
+    replacement = read_replacement(Path(chat_template).expanduser()) if chat_template is not None else {}
+
+    tokenizer, said = load_tokenizer(location, tokenizer_config, trust_remote_code=trust_remote_code)
+    if replacement:
+        alone = list(replacement) == ["default"]
+        tokenizer.chat_template = replacement["default"] if alone else replacement
+        place = f"{OPTION} {chat_template}"
+        sources[:0] = [TemplateSource(place, key, text, True) for key, text in replacement.items()]
+    used = in_use(tokenizer.chat_template, location.id)
+    versions = _versions()
+    model = Model(
+        id=location.id,
+        revision=location.revision,
+        path=folder / location.gguf if location.gguf else folder,
+        files=tuple(_hashed(location, ggufs)),
         tokenizer=tokenizer,
-        chat_templates=templates,
-        template_sources=tuple(
-            TemplateSource("tokenizer", name, template, True) for name, template in templates.items()
-        ),
-        config=_json(folder / "config.json"),
-        generation_config=_json(folder / "generation_config.json"),
+        chat_templates=used,
+        template_sources=mark_winners(sources, used),
+        config=config,
+        generation_config=generation_config,
+        versions=versions,
     )
+    warnings = [f"transformers {versions['transformers']} warns: {text[:300]}" for text in said]
+    return replace(model, notes=(*location.notes, *conflict_notes(model), *warnings))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+def _hashed(location: Location, ggufs: list[Path]) -> list[ModelFile]:
+    """The files that matter to tokenizer and templates; of a GGUF only the metadata is hashed."""
+    found = []
+    if location.gguf is None:
+        paths = [path for path in location.path.iterdir() if path.is_file()]
+        paths += (location.path / TEMPLATE_FOLDER).glob("*.jinja")
+        for path in paths:
+            inside = path.relative_to(location.path).as_posix()
+            if is_small_file(inside):
+                try:
+                    with path.open("rb") as file:
+                        found.append(ModelFile(inside, hashlib.file_digest(file, "sha256").hexdigest()))
+                except OSError as error:
+                    raise ModelError(f"{path} cannot be read: {error}.") from None
+    found += [ModelFile(f"{path.name}#metadata", read_templates(path)[1]) for path in ggufs]
+    return sorted(found, key=lambda file: file.path)
+
+
+def _versions() -> dict[str, str]:
+    import huggingface_hub
+    import tokenizers
+    import transformers
+
+    return {
+        "huggingface_hub": huggingface_hub.__version__,
+        "jinja2": version("jinja2"),
+        "python": platform.python_version(),
+        "template_audit": __version__,
+        "tokenizers": tokenizers.__version__,
+        "transformers": transformers.__version__,
+    }
