@@ -1,0 +1,88 @@
+"""``template-audit encoders``: list frameworks, versions, templates and options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from template_audit.cli.options import format_option, json_to_stdout, listing_screen
+
+if TYPE_CHECKING:
+    from template_audit.frameworks.interface import Framework
+    from template_audit.report.terminal.screen import Screen
+
+
+@click.command("encoders")
+@click.argument("name", metavar="[FRAMEWORK[@VERSION]]", required=False)
+@format_option
+def COMMAND(name: str | None, output_format: str) -> None:
+    """List the frameworks that can be audited, with their versions, templates and options."""
+    from template_audit.frameworks import frameworks, get_framework, parse_spec
+
+    spec = parse_spec(name) if name is not None else None
+    chosen = list(frameworks().values()) if spec is None else [get_framework(spec.framework)]
+    version = spec.version if spec else None
+    if output_format == "json":
+        json_to_stdout({"encoders": [_as_dict(framework, version) for framework in chosen]})
+    elif spec is None:
+        _list(listing_screen(), chosen)
+    else:
+        _explain(listing_screen(), chosen[0], version)
+
+
+def _as_dict(framework: Framework, version: str | None) -> dict[str, Any]:
+    return {
+        "name": framework.name,
+        "title": framework.title,
+        "versions": list(framework.versions()),
+        "templates": list(framework.templates(version)),
+        "options": [
+            {"name": option.name, "type": option.type, "default": option.default, "help": option.help}
+            for option in framework.options()
+        ],
+    }
+
+
+def _list(screen: Screen, frameworks: list[Framework]) -> None:
+    for framework in frameworks:
+        screen.line((framework.name, "strong"), (f"  {framework.title}", "quiet"))
+        versions, templates = list(framework.versions()), list(framework.templates())
+        if versions:
+            screen.paragraph("  versions", ", ".join(versions), indent=13)
+        if templates:
+            screen.paragraph("  templates", f"{len(templates)}: {_some(screen, templates)}", indent=13)
+        options = ", ".join(option.name for option in framework.options())
+        screen.paragraph("  options", options or "none", indent=13)
+        screen.line()
+    screen.line(("`template-audit encoders FRAMEWORK` lists all templates and explains the options.", "quiet"))
+
+
+def _some(screen: Screen, names: list[str], count: int = 8) -> str:
+    return ", ".join(names[:count]) + (f", {screen.glyphs.dots}" if len(names) > count else "")
+
+
+def _explain(screen: Screen, framework: Framework, version: str | None) -> None:
+    screen.line((framework.name, "strong"), (f"  {framework.title}", "quiet"))
+    for title, names in (("Versions", framework.versions()), ("Templates", framework.templates(version))):
+        if names:
+            screen.line()
+            screen.line((title, "strong"), (f" ({len(names)})", "quiet"))
+            screen.paragraph("  ", ", ".join(names), indent=2)
+    options = list(framework.options())
+    if options:
+        screen.line()
+        screen.line(("Options", "strong"), (" (-o KEY=VALUE)", "quiet"))
+        width = max(len(option.name) for option in options) + 4
+    for option in options:
+        kind = option.type.replace("?", " or null")
+        about = f"{option.help} ({kind}; default {_scalar(option.default)})"
+        screen.paragraph(screen.text("  ", option.name), about, indent=width)
+
+
+def _scalar(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if value == "" else str(value)

@@ -1,0 +1,154 @@
+"""What is encoded: the model, the conversations and the options, as commands take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from template_audit.cli.options import assignments
+from template_audit.errors import UsageError
+
+if TYPE_CHECKING:
+    from template_audit.conversation import Conversation
+    from template_audit.frameworks.interface import Framework
+    from template_audit.model import Model
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+REFERENCE = "chat-template"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The shared options of `audit`, `encode` and `match`, parsed."""
+
+    target: str
+    revision: str | None
+    chat_template: str | None
+    trust_remote_code: bool
+    conversations: tuple[str, ...]
+    conversation_format: str | None
+    options: dict[str, Any]
+    template_kwargs: dict[str, Any]
+
+    def load_model(self) -> Model:
+        """Read the model."""
+        from template_audit.model import load_model
+
+        return load_model(
+            self.target,
+            revision=self.revision,
+            chat_template=self.chat_template,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    def read_conversations(self, default: tuple[str, ...] = ()) -> list[Conversation] | None:
+        """The conversations of every file and probe that was named (or of `default`); None when there is none."""
+        names = self.conversations or default
+        if not names:
+            return None
+        return [conversation for name in names for conversation in _read(name, self.conversation_format)]
+
+    def options_for(self, framework: Framework, other: Framework | None = None) -> dict[str, Any]:
+        """The options for one of the two encoders.
+
+        An option goes to every encoder that knows it: `enable_thinking`, say, reaches the framework
+        and the chat template alike. A template variable (``--template-kwarg``) goes to encoders that
+        take such. Raises UsageError for an option that neither knows.
+        """
+        from template_audit.frameworks import check_options
+
+        mine = {option.name for option in framework.options()}
+        theirs = {option.name for option in other.options()} if other else set()
+        unknown = {key: value for key, value in self.options.items() if key not in mine | theirs}
+        if unknown:
+            check_options(framework, unknown)
+        chosen = {key: value for key, value in self.options.items() if key in mine}
+        if self.template_kwargs and "template_kwargs" in mine:
+            chosen["template_kwargs"] = self.template_kwargs
+        return chosen
+
+
+def inputs(command: Command) -> Command:
+    """Give a command the shared arguments; it receives them as its first argument, an `Inputs`."""
+
+    @wraps(command)
+    def run(
+        target: str,
+        revision: str | None,
+        chat_template: str | None,
+        trust_remote_code: bool,
+        conversation: tuple[str, ...],
+        conversation_format: str | None,
+        option: tuple[str, ...],
+        template_kwarg: tuple[str, ...],
+        clock: str | None,
+        **rest: Any,
+    ) -> Any:
+        options = assignments(option, "-o")
+        if clock is not None:
+            if "clock" in options:
+                raise UsageError("`--clock` and `-o clock=…` are the same option; give one of them.")
+            options["clock"] = clock
+        given = Inputs(
+            target=target,
+            revision=revision,
+            chat_template=chat_template,
+            trust_remote_code=trust_remote_code,
+            conversations=conversation,
+            conversation_format=conversation_format,
+            options=options,
+            template_kwargs=assignments(template_kwarg, "--template-kwarg", scalars=False),
+        )
+        return command(given, **rest)
+
+    decorated: Any = run
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    result: Command = decorated
+    return result
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.argument("target", metavar="MODEL"),
+    click.option("--revision", metavar="REV", help="Branch, tag or commit of the model repository."),
+    click.option("--chat-template", metavar="FILE", help="Use this chat template (or that of a .gguf) instead."),
+    click.option("--trust-remote-code", is_flag=True, help="Let the model repository run its own Python code."),
+    click.option(
+        "--conversation",
+        metavar="FILE|PROBE",
+        multiple=True,
+        help="A file of conversations or a built-in probe; may be repeated. Default: the built-in probes.",
+    ),
+    click.option("--conversation-format", metavar="NAME", help="Row format of the files: openai, sharegpt or alpaca."),
+    click.option(
+        "-o",
+        "--option",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="An option of the framework under its own name, such as cutoff_len=1024; may be repeated.",
+    ),
+    click.option(
+        "--template-kwarg",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="A variable for the chat template, value in YAML; may be repeated.",
+    ),
+    click.option("--clock", metavar="TIME", help="The moment that templates see, in ISO 8601."),
+)
+
+
+def _read(name: str, conversation_format: str | None) -> list[Conversation]:
+    path = Path(name)
+    if path.exists() or path.suffix in (".json", ".jsonl", ".csv", ".txt", ".parquet") or "/" in name:
+        from template_audit.datasets import read_conversations
+
+        return list(read_conversations(path, **({"format": conversation_format} if conversation_format else {})))
+    from template_audit.probes import probe
+
+    return [probe(name)]

@@ -1,0 +1,52 @@
+"""Reports as JSON: deterministic, sorted, and safe to print."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, TextIO
+
+from template_audit.report.interface import ReportOptions
+from template_audit.report.sanitize import is_hidden
+
+if TYPE_CHECKING:
+    from template_audit.audit import Report
+
+_NOT_PLAIN = re.compile(r"[^\x00-\x7e]")
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match.group()
+    if not is_hidden(char):
+        return char
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+def dumps(value: Any, *, ascii_only: bool = False) -> str:
+    """`value` as indented JSON with sorted keys and a final newline.
+
+    Hidden characters and lone surrogates are written as ``\\uXXXX``, which JSON readers give back
+    unchanged; other text stays readable unless `ascii_only`.
+    """
+    text = json.dumps(value, ensure_ascii=ascii_only, sort_keys=True, indent=2, allow_nan=False)
+    return _NOT_PLAIN.sub(_escape, text) + "\n"
+
+
+def write_json(value: Any, stream: TextIO) -> None:
+    """Write `value` to `stream` whatever its encoding."""
+    encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
+    stream.write(dumps(value, ascii_only=encoding not in ("utf8", "utf8sig", "utf16", "utf32")))
+
+
+class JsonFormat:
+    """`Report.to_dict` as JSON. `verbose` and `quiet` change nothing: a reader picks what it wants."""
+
+    name = "json"
+
+    def write(self, report: Report, stream: TextIO, options: ReportOptions) -> None:
+        """Write the report; see `ReportFormat.write`."""
+        write_json(report.to_dict(), stream)
+
+
+FORMAT = JsonFormat()

@@ -1,0 +1,162 @@
+"""One conversation as a diff: side by side where there is room, else one column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from rich.text import Text
+
+from template_audit.alignment import Alignment
+from template_audit.report.terminal.rows import Gap, Row, Run, collapsed, rows
+from template_audit.report.terminal.screen import Screen, pad, wrap
+from template_audit.report.terminal.tokens import Side, run_lines
+
+SIDE_BY_SIDE = 100
+"""The narrowest width with two columns."""
+ROLE = 13
+"""Columns of the role gutter: message index and role."""
+
+SIGNS = {"equal": " ", "missing": "-", "extra": "+", "labels": "!"}
+"""The sign of a row by its kind; every other kind is ``~``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An alignment with what is needed to draw it: both sides and their names."""
+
+    alignment: Alignment
+    left: Side
+    right: Side
+    left_name: str
+    right_name: str
+
+
+def draw(screen: Screen, pair: Pair, *, full: bool = False) -> Iterator[Text]:
+    """The lines of the diff. `full` leaves nothing out."""
+    every = rows(pair.alignment)
+    items: Iterable[Row | Gap] = every if full else collapsed(every)
+    body = _two_columns if screen.width >= SIDE_BY_SIDE else _one_column
+    yield from body(screen, pair, items, full)
+
+
+def legend(screen: Screen) -> Text:
+    """What the signs of `draw` mean, on one line."""
+    glyphs = screen.glyphs
+    special = (
+        screen.text(("special token", "special")) if screen.ansi else Text(f"{glyphs.open}special token{glyphs.close}")
+    )
+    return screen.text(
+        ("- expected only  + fed only  ~ differs  ! trained on one side only  ", "quiet"),
+        glyphs.trained,
+        (" trained", "trained" if screen.ansi else ""),
+        "  ",
+        special,
+        (f"  {glyphs.split} token boundary", "quiet"),
+    )
+
+
+def _sign(row: Row) -> str:
+    return SIGNS.get(row.kind, "~")
+
+
+def _styles(row: Row) -> tuple[str, str]:
+    if row.kind == "equal":
+        return "", ""
+    if row.kind in ("whitespace", "segmentation", "labels"):
+        return row.kind, row.kind
+    return "missing", "extra"
+
+
+class _Gutter:
+    """Sign and role in front of every line; the role only where it changes."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
+        self.last: tuple[int | None, str] | None = None
+
+    def row(self, row: Row, sign: str, style: str) -> Text:
+        now = (row.message, row.role)
+        name = ""
+        if now != self.last:
+            name = "" if row.message is None else f"{row.message} {row.role}"
+        self.last = now
+        return self.screen.text((sign + " ", f"{style} bold" if sign.strip() else ""), (f"{name:<{ROLE}}", "quiet"))
+
+    def blank(self, sign: str = " ", style: str = "") -> Text:
+        return self.screen.text((sign + " ", f"{style} bold" if sign.strip() else ""), " " * ROLE)
+
+    def gap(self, gap: Gap) -> Text:
+        dots = self.screen.glyphs.dots
+        where = ""
+        if gap.messages:
+            where = f" in message{'s' if len(gap.messages) > 1 else ''} {_ranges(self.screen, gap.messages)}"
+        self.last = None
+        return self.screen.text(self.blank(), (f"  {dots} {gap.tokens:,} equal tokens{where} {dots}", "quiet"))
+
+
+def _ranges(screen: Screen, numbers: tuple[int, ...]) -> str:
+    if len(numbers) > 2 and numbers == tuple(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]}{screen.glyphs.dash}{numbers[-1]}"
+    return ", ".join(map(str, numbers))
+
+
+def _cell(screen: Screen, side: Side, run: Run | None, row: Row, style: str, width: int, full: bool) -> list[Text]:
+    """A run wrapped to `width` cells with its training mark in front of every line."""
+    if run is None:
+        return []
+    mark = screen.text((screen.glyphs.trained + " ", "strong")) if run.trained else Text("  ")
+    lines = run_lines(screen, side, run, row.kind, style, full=full)
+    return [screen.text(mark, part) for line in lines for part in wrap(line, width - 2)]
+
+
+def _two_columns(screen: Screen, pair: Pair, items: Iterable[Row | Gap], full: bool) -> Iterator[Text]:
+    width = (screen.width - ROLE - 2 - 3) // 2
+    bar = screen.text((f" {screen.glyphs.bar} ", "quiet"))
+    gutter = _Gutter(screen)
+    titles = [screen.text(("  " + screen.clean(name), "quiet")) for name in _titles(pair)]
+    yield screen.text(gutter.blank(), pad(titles[0], width), bar, titles[1])
+    for item in items:
+        if isinstance(item, Gap):
+            yield gutter.gap(item)
+            continue
+        left_style, right_style = _styles(item)
+        left = _cell(screen, pair.left, item.left, item, left_style, width, full)
+        right = _cell(screen, pair.right, item.right, item, right_style, width, full)
+        sign, style = _sign(item), left_style if item.left else right_style
+        for k, (a, b) in enumerate(zip_longest(left, right, fillvalue=Text())):
+            lead = gutter.row(item, sign, style) if k == 0 else gutter.blank(sign, style)
+            line = screen.text(lead, pad(a, width), bar, b)
+            line.rstrip()
+            yield line
+
+
+def _one_column(screen: Screen, pair: Pair, items: Iterable[Row | Gap], full: bool) -> Iterator[Text]:
+    width = screen.width - ROLE - 2
+    gutter = _Gutter(screen)
+    for sign, name, style in zip("-+", _titles(pair), ("missing", "extra"), strict=True):
+        yield screen.text(gutter.blank(sign, style), ("  " + screen.clean(name), "quiet"))
+    for item in items:
+        if isinstance(item, Gap):
+            yield gutter.gap(item)
+            continue
+        for run, side, sign, style in _unified(pair, item):
+            for k, line in enumerate(_cell(screen, side, run, item, style, width, full)):
+                lead = gutter.row(item, sign, style) if k == 0 else gutter.blank(sign, style)
+                yield screen.text(lead, line)
+
+
+def _unified(pair: Pair, row: Row) -> Iterator[tuple[Run, Side, str, str]]:
+    left_style, right_style = _styles(row)
+    if row.same and row.left:
+        yield row.left, pair.left, " ", ""
+        return
+    if row.left:
+        yield row.left, pair.left, "-", left_style
+    if row.right:
+        yield row.right, pair.right, "+", right_style
+
+
+def _titles(pair: Pair) -> tuple[str, str]:
+    return f"the model expects: {pair.left_name}", f"the trainer feeds: {pair.right_name}"
