@@ -1,0 +1,102 @@
+"""LLaMA-Factory's training configs: which run a YAML or JSON file describes.
+
+Source: LLaMA-Factory 0.9.5, hparams/parser.py (``read_args``, ``get_train_args``) and
+hparams/{data,model,finetuning}_args.py for names, types and defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from template_audit.errors import UsageError
+from template_audit.frameworks.interface import TrainingRun
+from template_audit.frameworks.llamafactory.options import OPTIONS
+
+STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto")
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "stage": (str,),
+    "model_name_or_path": (str,),
+    "model_revision": (str,),
+    "trust_remote_code": (bool,),
+    "template": (str, type(None)),
+    "dataset": (str, list, type(None)),
+    "dataset_dir": (str, dict),
+    "max_samples": (int, type(None)),
+    "preprocessing_batch_size": (int,),
+    "resize_vocab": (bool,),
+}
+# `stage: dpo` reads a preference data set with the processor of reward models (train/dpo/workflow.py)
+_DATA_STAGE = {"dpo": "rm"}
+
+
+def recognises(config: Mapping[str, Any]) -> bool:
+    """True when the file looks like a config of LLaMA-Factory and of nothing else."""
+    return "model_name_or_path" in config and bool({"template", "stage", "dataset", "finetuning_type"} & set(config))
+
+
+def training_run(config: Mapping[str, Any], path: Path) -> TrainingRun:
+    """The run that `config` describes.
+
+    Keys that do not touch the data are passed over. Raises UsageError, naming file and key, for a
+    value of the wrong type, an unknown stage, and options that the framework refuses together.
+    """
+    for key, types in _TYPES.items():
+        if key in config:
+            _check(path, key, config[key], types)
+    for option in OPTIONS:
+        if option.name in config:
+            _check(path, option.name, config[option.name], _option_types(option.type))
+    stage = config.get("stage", "sft")
+    if stage not in STAGES:
+        raise UsageError(f"{path}: `stage` must be one of {', '.join(STAGES)}, got {stage!r}.")
+    options = {option.name: config[option.name] for option in OPTIONS if option.name in config}
+    if stage != "sft":
+        for key in ("neat_packing", "train_on_prompt", "mask_history"):
+            if options.get(key):
+                raise UsageError(f"{path}: LLaMA-Factory refuses `{key}` in stage {stage}; it is for sft only.")
+    return TrainingRun(
+        framework="llamafactory",
+        stage=_DATA_STAGE.get(stage, stage),
+        model=_local(config["model_name_or_path"], path),
+        revision=config.get("model_revision"),
+        trust_remote_code=config.get("trust_remote_code", False),
+        template=config.get("template"),
+        options=options,
+        datasets=_names(config.get("dataset")),
+        dataset_dir=config["dataset_dir"]
+        if isinstance(config.get("dataset_dir"), dict)
+        else _local(config.get("dataset_dir", "data"), path),
+        max_samples=config.get("max_samples"),
+        batch_size=config.get("preprocessing_batch_size", 1000),
+        resizes_vocabulary=config.get("resize_vocab", False),
+        config=path,
+    )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """Data set names as `DataArguments.__post_init__` splits them."""
+    if value is None:
+        return ()
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(str(part).strip() for part in parts)
+
+
+def _local(name: str, config: Path) -> str:
+    """A path as the run would resolve it: from the working directory, else from beside the config."""
+    if not Path(name).exists() and (config.parent / name).exists():
+        return str(config.parent / name)
+    return name
+
+
+def _option_types(name: str) -> tuple[type, ...]:
+    types: dict[str, type] = {"int": int, "bool": bool, "str": str, "float": float}
+    plain = (types[name.removesuffix("?")],)
+    return (*plain, type(None)) if name.endswith("?") else plain
+
+
+def _check(path: Path, key: str, value: Any, types: tuple[type, ...]) -> None:
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+        raise UsageError(f"{path}: `{key}` must be {wanted}, got {value!r:.60}.")

@@ -1,0 +1,87 @@
+"""Training configs: which run a YAML or JSON file describes, whatever framework it belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from template_audit.errors import UsageError
+from template_audit.frameworks import frameworks
+from template_audit.frameworks.interface import ConfigReader, TrainingRun
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def is_training_config(argument: str) -> bool:
+    """True when a MODEL argument names a config file and no model."""
+    return argument.endswith(SUFFIXES) and not Path(argument).is_dir()
+
+
+def config_readers() -> dict[str, ConfigReader]:
+    """The frameworks whose training configs can be read, by name."""
+    return {name: f for name, f in frameworks().items() if isinstance(f, ConfigReader)}
+
+
+def read_training_run(path: str | Path, overrides: Sequence[str] = ()) -> TrainingRun:
+    """The run that the config at `path` describes, with ``key=value`` overrides laid over it.
+
+    Values of overrides are YAML; dots in a key go into nested objects. Raises UsageError for a file
+    that cannot be read, is no object or belongs to no known framework, and for a malformed override.
+    """
+    path = Path(path)
+    config = _read(path)
+    for override in overrides:
+        _override(config, override)
+    for reader in config_readers().values():
+        if reader.recognises(config):
+            return reader.training_run(config, path)
+    known = ", ".join(frameworks()[name].title for name in config_readers())
+    raise UsageError(
+        f"{path} is no training config of a framework that is known here ({known}); "
+        "one has at least `model_name_or_path` and `template`, `stage` or `dataset`."
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"Cannot read the training config {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"The training config {path} is not UTF-8 text.") from None
+    try:
+        config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply to be a training config.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)}).") from None
+    if not isinstance(config, Mapping):
+        raise UsageError(f"{path} must hold an object of training options, got {type(config).__name__}.")
+    return {str(key): value for key, value in config.items()}
+
+
+def _override(config: dict[str, Any], override: str) -> None:
+    import yaml
+
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"Override `{override}` must read key=value.")
+    *path, last = key.split(".")
+    place = config
+    for part in path:
+        inner = place.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"Override `{override}`: `{part}` of the config is no object.")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"Override `{override}`: the value is not valid YAML.") from None
