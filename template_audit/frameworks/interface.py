@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError
@@ -87,6 +88,47 @@ class EncoderRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str | None = None  # --framework-source PATH
     python: str | None = None  # --python PATH
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """What a training config says about the data that the run will feed.
+
+    `stage` is ``sft``, ``pt`` or a preference stage in the framework's own words. `dataset_dir` is a
+    folder, or the framework's own description of data sets. `batch_size` is the number of rows that
+    the framework processes at a time, where its result depends on it.
+    """
+
+    framework: str
+    stage: str
+    model: str
+    template: str | None
+    config: Path
+    revision: str | None = None
+    trust_remote_code: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
+    dataset_dir: str | Mapping[str, Any] = "data"
+    max_samples: int | None = None
+    batch_size: int = 1000
+    resizes_vocabulary: bool = False
+
+
+@runtime_checkable
+class ConfigReader(Protocol):
+    """What a framework offers beside `Framework` when its training configs can be read."""
+
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        """True when the parsed config file is one of this framework's."""
+        ...
+
+    def training_run(self, config: Mapping[str, Any], path: Path) -> TrainingRun:
+        """The run that the config describes. Raises UsageError, naming the key, for wrong values."""
+        ...
+
+    def first_rows(self, run: TrainingRun, encoder: Encoder, limit: int) -> list[Conversation]:
+        """The first rows of every data set of the run, as the framework's own converter reads them."""
+        ...
 
 
 class Framework(Protocol):
