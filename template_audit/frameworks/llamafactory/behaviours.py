@@ -36,13 +36,10 @@ class Behaviours:
     or as they are (0.9.3)."""
 
     function_formatter: Literal["template_words", "think_tags", "slots_per_call"] = "template_words"
-    """How the text of a tool call turn is taken apart and written: the template's own `tool_call_words` and
-    `thought_words` (since 0.9.4); a greedy ``<think>…</think>`` before the calls (0.9.2, 0.9.3); or no thought,
-    and every slot, the eos slot too, repeated for every call (up to 0.9.1)."""
-
-    llama2_function_words: bool = False
-    """``Llama2Template`` hands its words to the function formatter. In no release so far: with
-    ``template_words`` its tool call turns must be plain JSON."""
+    """How the text of a tool call turn is taken apart and written: by the template's own `tool_call_words` and
+    `thought_words` (since 0.9.4; ``Llama2Template`` hands over neither, so its calls must be plain JSON); with a
+    greedy ``<think>…</think>`` around the calls (0.9.2, 0.9.3); or without thoughts, and every slot, the eos slot
+    too, repeated for every call (up to 0.9.1)."""
 
     invalid_tool_json: Literal["error", "nothing"] = "error"
     """Tool definitions or calls that are not JSON raise (since 0.9.1) or add no text at all (0.9.0)."""
@@ -69,6 +66,10 @@ class Behaviours:
     """``template: null`` parses the tokenizer's chat template and takes a thought in it for a reasoning
     template's (since 0.9.3), parses it without that (0.9.2), or is the ``empty`` template (up to 0.9.1)."""
 
+    parsed_thoughts_have_newlines: bool = True
+    """The thought words of a parsed chat template have their line breaks (``<think>\\n`` and
+    ``\\n</think>\\n\\n``, since 0.9.4) or are the bare tags (0.9.3)."""
+
     eos_replaced_by_itself: bool = False
     """`replace_eos` adds the stop word as eos token even when it is the eos token already (up to 0.9.2)."""
 
@@ -81,9 +82,6 @@ class Behaviours:
 
     pretrain_bos: Literal["gemma_template", "add_bos_token"] = "add_bos_token"
     """What makes pre-training put BOS in: ``template: gemma`` (up to 0.9.1) or the tokenizer's ``add_bos_token``."""
-
-    pretrain_truncates: bool = True
-    """Pre-training without packing cuts each document at `cutoff_len`; since 0.8.1. Before, it did not."""
 
     split_before_encoding: bool = True
     """`val_size` splits the rows before they are encoded (since 0.9.4), or the encoded examples."""

@@ -102,7 +102,6 @@ RULES = (
             ("slots_per_call", r"for name, arguments in functions:\s+for slot in self\.slots:"),
         ),
     ),
-    Rule("llama2_function_words", (_TEMPLATE + "Llama2Template._encode",), _yes(r"tool_call_words=")),
     Rule(
         "invalid_tool_json",
         _FUNCTION,
@@ -125,6 +124,12 @@ RULES = (
         "none",
     ),
     Rule(
+        "parsed_thoughts_have_newlines",
+        (_TEMPLATE + "parse_template",),
+        _yes(r"'<think>\\n', '\\n</think>\\n\\n'"),
+        True,
+    ),
+    Rule(
         "eos_replaced_by_itself",
         (_TEMPLATE + "Template._add_or_replace_eos_token", _TEMPLATE + "_add_or_replace_eos_token"),
         _no(r"if tokenizer\.eos_token == eos_token:"),
@@ -140,7 +145,6 @@ RULES = (
         _PRETRAIN,
         (("add_bos_token", r"'add_bos_token'"), ("gemma_template", r"template == 'gemma'")),
     ),
-    Rule("pretrain_truncates", _PRETRAIN, _yes(r"truncation=True")),
     Rule("split_before_encoding", _LOADER, _yes(r"train_dict, eval_dict = split_dataset"), True),
     Rule("packing_lowers_cutoff_len", _DATA_ARGS, _yes(r"if self\.packing:\s+self\.cutoff_len -= 1")),
     Rule("packing_pad_inside_cutoff_len", _PACKED, _no(r"cutoff_len \+ 1:")),
@@ -172,6 +176,11 @@ def detect_behaviours(source: SourceTree) -> Behaviours:
 
     Raises UsageError, naming the function, when a place is missing or shows none of the known behaviours.
     """
+    encode = find(source, "data/template.py:Template._encode")
+    if encode is not None and any(argument.arg == "cutoff_len" for argument in encode.args.args):  # up to 0.8.2
+        raise source.error(
+            "data/template.py", encode.lineno, "cuts turns inside `Template._encode`, which is not followed here"
+        )
     found: dict[str, Any] = {}
     for rule in RULES:
         if found.get(rule.behaviour) is None:
@@ -267,9 +276,11 @@ def fingerprints(source: SourceTree) -> dict[str, str]:
 
 
 def _functions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every function and method with its qualified name, but those that only print or read model output."""
     for node in body:
         if isinstance(node, ast.FunctionDef):
-            yield prefix + node.name, node
+            if not node.name.startswith(("print_", "extract")) and not node.name.endswith("_extractor"):
+                yield prefix + node.name, node
         elif isinstance(node, ast.ClassDef):
             yield from _functions(node.body, f"{prefix}{node.name}.")
 
