@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from template_audit.errors import UsageError
@@ -12,7 +13,9 @@ from template_audit.frameworks.llamafactory.options import OPTIONS
 from template_audit.frameworks.llamafactory.registry import Registry, builtin_versions, load_registry
 
 if TYPE_CHECKING:
+    from template_audit.conversation import Conversation
     from template_audit.model import Model
+    from template_audit.pretraining import PretrainEncoder
 
 
 class LlamaFactory:
@@ -48,6 +51,14 @@ class LlamaFactory:
                     )
         return None
 
+    def texts(
+        self, model: Model, conversations: Sequence[Conversation], version: str | None = None
+    ) -> Mapping[str, list[str | None]]:
+        """What every template writes, without tokenizing; see `Framework.texts`."""
+        from template_audit.frameworks.llamafactory.plain_text import texts
+
+        return texts(model, conversations, load_registry(version))
+
     def load(self, request: EncoderRequest) -> Encoder:
         """Build the encoder. Raises UsageError for an unknown release, template or option value."""
         from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
@@ -68,6 +79,22 @@ class LlamaFactory:
                 f"{nearest(name, list(registry.templates))} `template-audit encoders llamafactory` lists them."
             )
         return LlamaFactoryEncoder(request.model, registry, registry.templates[name], request.options)
+
+    def pretrain_options(self) -> Sequence[Option]:
+        """The options that matter in stage ``pt``."""
+        from template_audit.frameworks.llamafactory.pretrain import OPTIONS as PRETRAIN_OPTIONS
+
+        return PRETRAIN_OPTIONS
+
+    def load_pretrain(self, request: EncoderRequest) -> PretrainEncoder:
+        """The encoder of stage ``pt``; the template still decides what happens to the tokenizer. Raises as `load`."""
+        from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
+        from template_audit.frameworks.llamafactory.pretrain import LlamaFactoryPretrainEncoder
+
+        encoder = self.load(replace(request, options={}))
+        if not isinstance(encoder, LlamaFactoryEncoder):
+            raise UsageError(f"Pre-training is not encoded by {encoder.spec}.")
+        return LlamaFactoryPretrainEncoder(encoder, request.options)
 
 
 def _registry_of(request: EncoderRequest) -> Registry:

@@ -19,7 +19,7 @@ from template_audit.frameworks.llamafactory.sft import Encoded, Mark, TokenizedS
 from template_audit.frameworks.llamafactory.special_tokens import fixed_tokenizer
 from template_audit.frameworks.llamafactory.streams import stream_of
 from template_audit.frameworks.llamafactory.template import Side, in_force, turns_of
-from template_audit.frameworks.llamafactory.tool_formats import FORMATS, Prompts
+from template_audit.frameworks.llamafactory.tool_formats import FORMATS, Release
 from template_audit.model.tokenizer import encode_texts
 from template_audit.stream import LITERAL, EncodedStream
 from template_audit.trace import Traced, runs_of
@@ -40,15 +40,15 @@ class LlamaFactoryEncoder:
 
     def __init__(self, model: Model, registry: Registry, template: TemplateSpec, options: Mapping[str, Any]) -> None:
         """Raises UsageError for options that this template or the framework refuses."""
-        self.settings = SftOptions.from_mapping(options, registry.behaviours)
+        self.settings = SftOptions.from_mapping(options, registry)
         self.options: Mapping[str, Any] = {**options, "cutoff_len": self._given_cutoff_len(options, registry)}
         _check_options(self.settings, template, registry)
         self.model = model
         self.registry = registry
-        self.template = in_force(template, self.settings)
+        self.template = in_force(template, self.settings, registry)
         self.spec = f"llamafactory@{registry.version}:{template.name}"
-        self.tokenizer, self.effects = fixed_tokenizer(model.tokenizer, self.template)
-        self._prompts = Prompts(registry.tool_prompts, self.settings.clock)
+        self.tokenizer, self.effects = fixed_tokenizer(model.tokenizer, self.template, registry.behaviours)
+        self._release = Release(registry.tool_prompts, self.settings.clock, registry.behaviours)
         self._literals: dict[str, Tokens] = {}
 
     @staticmethod
@@ -105,7 +105,6 @@ class LlamaFactoryEncoder:
         planned = [self._plan(example) for example in examples]
         tokens = self._tokenize(planned)
         eos = special_token(Special("eos_token"), self.tokenizer) if self.template.efficient_eos else None
-        first = self.registry.behaviours.efficient_eos_label_on_first_turn
         out: list[Encoded | EncodingError] = []
         for turns in planned:
             if isinstance(turns, EncodingError):
@@ -113,7 +112,7 @@ class LlamaFactoryEncoder:
                 continue
             try:
                 sides = [(self._side(source, tokens), self._side(target, tokens)) for source, target in turns]
-                out.append(encode_turns(sides, self.settings, eos, first))
+                out.append(encode_turns(sides, self.settings, eos, self.registry.behaviours))
             except EncodingError as error:
                 out.append(error)
         return out
@@ -127,9 +126,13 @@ class LlamaFactoryEncoder:
                 f"prompt messages and one answer, and has {len(example.prompt)} and {len(example.response)}.",
                 kind="example-dropped",
             )
-        discard = self.settings.mask_history and not self.template.preserve_thinking
+        discard = (
+            self.settings.mask_history
+            and not self.template.preserve_thinking
+            and self.registry.behaviours.mask_history_drops_thoughts
+        )
         try:
-            return turns_of(self.template, example, self._prompts, discard)
+            return turns_of(self.template, example, self._release, discard)
         except EncodingError as error:
             return error
         except Exception as error:
@@ -177,7 +180,7 @@ class LlamaFactoryEncoder:
                     if isinstance(found, EncodingError):
                         raise found
                     side.ids += found[0]
-                    side.spans += [(start + at, end + at) for start, end in found[1]]
+                    side.chunks.append((at, found[1]))
                     side.runs += runs_of(element)
                     text = str.__str__(element)
                 elif isinstance(element, Token):
@@ -190,7 +193,7 @@ class LlamaFactoryEncoder:
                     text, token_id = special
                     side.ids.append(token_id)
                 if not isinstance(element, str):
-                    side.spans.append((at, at + len(text)))
+                    side.chunks.append((at, [(0, len(text))]))
                     side.runs.append((len(text), LITERAL))
                 texts.append(text)
                 at += len(text)

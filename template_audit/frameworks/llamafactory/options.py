@@ -12,7 +12,7 @@ from typing import Any
 
 from template_audit.errors import UsageError
 from template_audit.frameworks.interface import Option
-from template_audit.frameworks.llamafactory.behaviours import Behaviours
+from template_audit.frameworks.llamafactory.registry import Registry
 
 DEFAULT_CLOCK = "2024-07-26T12:00:00"
 """The same pinned moment as that of the chat template, so that both sides show one date."""
@@ -47,12 +47,16 @@ class SftOptions:
     clock: datetime = field(default_factory=lambda: datetime.fromisoformat(DEFAULT_CLOCK))
 
     @classmethod
-    def from_mapping(cls, options: Mapping[str, Any], behaviours: Behaviours | None = None) -> SftOptions:
+    def from_mapping(cls, options: Mapping[str, Any], registry: Registry) -> SftOptions:
         """Check the options together, as ``DataArguments.__post_init__`` of a release does.
 
         `options` may be partial; keys that concern other stages are passed over. Raises UsageError.
         """
-        behaviours = behaviours or Behaviours()
+        behaviours = registry.behaviours
+        for option in OPTIONS:
+            given = options.get(option.name, option.default)
+            if given != option.default and option.name != "clock" and option.name not in registry.data_args:
+                raise UsageError(f"LLaMA-Factory {registry.version} has no option `{option.name}` yet; leave it out.")
         values = {option.name: options.get(option.name, option.default) for option in OPTIONS}
         if values["mask_history"] and values["train_on_prompt"]:
             raise UsageError("LLaMA-Factory refuses `mask_history` together with `train_on_prompt`; set one of them.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.registry import Slot, Special, TemplateSpec, Token
 
 if TYPE_CHECKING:
@@ -19,34 +20,35 @@ _TAKE_SYSTEM = (
 )
 
 
-def saved_template(spec: TemplateSpec, tokenizer: PreTrainedTokenizerBase) -> str | None:
+def saved_template(
+    spec: TemplateSpec, tokenizer: PreTrainedTokenizerBase, behaviours: Behaviours | None = None
+) -> str | None:
     """The Jinja template made of `spec`, or None when it can't be made (a slot that is a token look-up).
 
     `tokenizer` is the changed one: its bos and eos tokens are written out. The template knows
     system, user and assistant messages; tools and thoughts are not in it.
     """
-    slots = (spec.format_prefix, spec.format_system, spec.format_user, spec.format_assistant)
-    if any(isinstance(slot, Token) for formatter in slots for slot in formatter.slots):
+    parts = (spec.format_prefix, spec.format_system, spec.format_user, spec.format_assistant, spec.format_separator)
+    if any(isinstance(slot, Token) for part in parts for slot in part.slots):
         return None
     prefix = _expression(spec.format_prefix.slots, tokenizer)
     system = _expression(spec.format_system.slots, tokenizer, "system_message")
     user = _expression(spec.format_user.slots, tokenizer)
-    assistant = _expression(spec.format_assistant.slots, tokenizer)
+    assistant = _expression((*spec.format_assistant.slots, *spec.format_separator.slots), tokenizer)
     out = "{{ " + prefix + " }}" if prefix else ""
     if spec.default_system:
         out += "{% set system_message = " + _quoted(spec.default_system) + " %}"
     out += _TAKE_SYSTEM
+    each, content = "{% for message in loop_messages %}", "{% set content = message['content'] %}"
     if spec.kind == "llama2":
-        out += (
-            "{% for message in loop_messages %}{% if loop.index0 == 0 and system_message is defined %}"
-            "{% set content = " + system + " + message['content'] %}"
-            "{% else %}{% set content = message['content'] %}{% endif %}"
-        )
+        first = "{% if loop.index0 == 0 and system_message is defined %}"
+        with_system = "{% set content = " + system + " + message['content'] %}"
+        if behaviours is not None and behaviours.llama2_jinja == "override":
+            out += each + content + first + with_system + "{% endif %}"
+        else:
+            out += each + first + with_system + "{% else %}" + content + "{% endif %}"
     else:
-        out += (
-            "{% if system_message is defined %}{{ " + system + " }}{% endif %}"
-            "{% for message in loop_messages %}{% set content = message['content'] %}"
-        )
+        out += "{% if system_message is defined %}{{ " + system + " }}{% endif %}" + each + content
     return out + (
         "{% if message['role'] == 'user' %}{{ " + user + " }}"
         "{% elif message['role'] == 'assistant' %}{{ " + assistant + " }}{% endif %}{% endfor %}"
@@ -69,13 +71,15 @@ def _expression(slots: Sequence[Slot], tokenizer: PreTrainedTokenizerBase, varia
 
 
 def special_token(slot: Special, tokenizer: PreTrainedTokenizerBase) -> tuple[str, int] | None:
-    """Text and id of the tokenizer's bos or eos token; None when it has none and the slot is skipped."""
-    text, token_id = (
-        (tokenizer.bos_token, tokenizer.bos_token_id)
-        if slot.name == "bos_token"
-        else (tokenizer.eos_token, tokenizer.eos_token_id)
-    )
-    return None if token_id is None else (str(text), int(token_id))
+    """Text and id of the tokenizer's bos or eos token; None where the slot is skipped.
+
+    That is when the tokenizer has no such token, and for any other name (phi_small has one in 0.9.5).
+    """
+    if slot.name == "bos_token" and tokenizer.bos_token_id is not None:
+        return str(tokenizer.bos_token), int(tokenizer.bos_token_id)
+    if slot.name == "eos_token" and tokenizer.eos_token_id is not None:
+        return str(tokenizer.eos_token), int(tokenizer.eos_token_id)
+    return None
 
 
 def _quoted(text: str) -> str:

@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.options import SftOptions
 from template_audit.stream import IGNORE, LITERAL, Origin
 
 TokenId = int | None
 """None: a slot looks up a token that the tokenizer does not have, and the framework takes what it gets."""
+
+
+Span = tuple[int, int]
 
 
 class Mark(NamedTuple):
@@ -28,10 +32,13 @@ class Mark(NamedTuple):
 
 @dataclass(slots=True)
 class TokenizedSide:
-    """The prompt or the answer of one turn. Spans are relative to `text`; `runs` tile it."""
+    """The prompt or the answer of one turn; `runs` tile `text`.
+
+    `chunks` hold the tokens' character spans, slot by slot, each with the place of its slot in `text`.
+    """
 
     ids: list[TokenId] = field(default_factory=list)
-    spans: list[tuple[int, int]] = field(default_factory=list)
+    chunks: list[tuple[int, list[Span]]] = field(default_factory=list)
     text: str = ""
     runs: list[tuple[int, Origin]] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
@@ -40,8 +47,15 @@ class TokenizedSide:
         """The first `length` tokens, and the text up to the end of the last of them."""
         if length >= len(self.ids):
             return self
-        spans = self.spans[:length]
-        end = max((stop for _, stop in spans), default=0)
+        chunks: list[tuple[int, list[Span]]] = []
+        left, end = length, 0
+        for at, spans in self.chunks:
+            if not left:
+                break
+            spans = spans[:left]
+            left -= len(spans)
+            chunks.append((at, spans))
+            end = max([end, *(at + stop for _, stop in spans)])
         runs: list[tuple[int, Origin]] = []
         start = 0
         for size, origin in self.runs:
@@ -50,7 +64,7 @@ class TokenizedSide:
             runs.append((min(size, end - start), origin))
             start += size
         marks = [mark for mark in self.marks if mark.token < length]
-        return TokenizedSide(self.ids[:length], spans, self.text[:end], runs, marks)
+        return TokenizedSide(self.ids[:length], chunks, self.text[:end], runs, marks)
 
 
 @dataclass(slots=True)
@@ -82,19 +96,19 @@ def encode_turns(
     turns: Sequence[tuple[TokenizedSide, TokenizedSide]],
     options: SftOptions,
     eos: tuple[str, int] | None,
-    label_first_turn: bool = False,
+    behaviours: Behaviours,
 ) -> Encoded:
     """Ids and labels of an example of `turns` under `options`.
 
     `eos` is the eos token's text and id for an ``efficient_eos`` template, which appends it once and
-    labels the first prompt token of every later turn with it (`label_first_turn`: of the first one
-    too), else None.
+    labels the first prompt token of every later turn with it, else None.
     """
     kept: list[tuple[list[TokenId], list[TokenId], list[TokenizedSide]]] = []
     notes: list[str] = []
     total = 0 if eos is None else 1
     order = list(enumerate(turns))
-    if options.mask_history:
+    reverse = options.mask_history and behaviours.mask_history_keeps_last_turns
+    if reverse:
         order.reverse()
     for place, (turn, (source, target)) in enumerate(order):
         if total >= options.cutoff_len:
@@ -108,13 +122,13 @@ def encode_turns(
         source_labels: list[TokenId] = [IGNORE] * source_len
         if options.train_on_prompt:
             source_labels = source.ids
-        elif eos is not None and (place or label_first_turn):
+        elif eos is not None and (place or behaviours.efficient_eos_label_on_first_turn):
             source_labels = [eos[1], *[IGNORE] * (source_len - 1)]
         target_labels = target.ids
-        if options.mask_history and place > 0:
+        if options.mask_history and turn != len(turns) - 1:
             target_labels = [IGNORE] * target_len
         kept.append((source.ids + target.ids, source_labels + target_labels, [source, target]))
-    if options.mask_history:
+    if reverse:
         kept.reverse()
     encoded = Encoded([], [], [], notes)
     for ids, labels, sides in kept:
@@ -129,7 +143,7 @@ def encode_turns(
 
 
 def _eos_side(text: str, token_id: int) -> TokenizedSide:
-    return TokenizedSide([token_id], [(0, len(text))], text, [(len(text), LITERAL)])
+    return TokenizedSide([token_id], [(0, [(0, len(text))])], text, [(len(text), LITERAL)])
 
 
 def _cut_notes(

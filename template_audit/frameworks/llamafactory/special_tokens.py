@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from template_audit.errors import UsageError
 from template_audit.frameworks.interface import TokenizerEffects
+from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.registry import TemplateSpec
 from template_audit.frameworks.llamafactory.saved_template import saved_template
 
@@ -21,7 +22,7 @@ _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
 def fixed_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, spec: TemplateSpec
+    tokenizer: PreTrainedTokenizerBase, spec: TemplateSpec, behaviours: Behaviours
 ) -> tuple[PreTrainedTokenizerBase, TokenizerEffects]:
     """A copy of `tokenizer` as the framework leaves it, and what changed.
 
@@ -33,9 +34,9 @@ def fixed_tokenizer(
     if spec.replace_eos:
         if not stop_words:
             raise UsageError(f"Template `{spec.name}` replaces the eos token but has no stop words.")
-        wanted += _set_eos(fixed, stop_words.pop(0))
+        wanted += _set_eos(fixed, stop_words.pop(0), behaviours.eos_replaced_by_itself)
     if fixed.eos_token_id is None:
-        wanted += _set_eos(fixed, _FALLBACK_EOS)
+        wanted += _set_eos(fixed, _FALLBACK_EOS, behaviours.eos_replaced_by_itself)
     if fixed.pad_token_id is None:
         fixed.pad_token = fixed.eos_token
     if stop_words:
@@ -46,7 +47,7 @@ def fixed_tokenizer(
             fixed.add_special_tokens({"additional_special_tokens": stop_words})
     template_before = template_after = tokenizer.chat_template
     if template_before is None or spec.replace_jinja_template:
-        template_after = saved_template(spec, fixed) or template_before
+        template_after = saved_template(spec, fixed, behaviours) or template_before
         fixed.chat_template = template_after
     added, made_special = _changes(tokenizer, wanted)
     return fixed, TokenizerEffects(
@@ -58,8 +59,8 @@ def fixed_tokenizer(
     )
 
 
-def _set_eos(tokenizer: PreTrainedTokenizerBase, token: str) -> list[str]:
-    if tokenizer.eos_token == token:
+def _set_eos(tokenizer: PreTrainedTokenizerBase, token: str, even_if_set: bool) -> list[str]:
+    if tokenizer.eos_token == token and not even_if_set:
         return []
     tokenizer.add_special_tokens({"eos_token": token})
     return [token]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from template_audit.errors import EncodingError
 from template_audit.frameworks.llamafactory.sft import Encoded, TokenizedSide
@@ -14,14 +15,13 @@ def stream_of(encoded: Encoded, notes: Sequence[str], lost_tokens: Sequence[str]
 
     Raises EncodingError where the framework goes on with lists that no training step can take.
     """
-    ids = [token for token in encoded.input_ids if token is not None]
-    if len(ids) < len(encoded.input_ids):
+    if None in encoded.input_ids:
         raise EncodingError(
             f"The template looks up {', '.join(f'`{token}`' for token in lost_tokens)} and the tokenizer has no such "
             "token: LLaMA-Factory puts None in place of the id and stops when the batch is built.",
             kind="unknown-special-token",
         )
-    labels = [label for label in encoded.labels if label is not None]
+    ids, labels = cast(list[int], encoded.input_ids), cast(list[int], encoded.labels)
     if len(labels) != len(ids):
         raise EncodingError(
             f"LLaMA-Factory makes {len(labels)} labels for {len(ids)} tokens: a turn's prompt is empty and its "
@@ -30,7 +30,9 @@ def stream_of(encoded: Encoded, notes: Sequence[str], lost_tokens: Sequence[str]
     spans: list[tuple[int, int]] = []
     at = 0
     for side in encoded.sides:
-        spans += [(start + at, end + at) for start, end in side.spans] if at else side.spans
+        for place, chunk in side.chunks:
+            place += at
+            spans += [(start + place, end + place) for start, end in chunk] if place else chunk
         at += len(side.text)
     return EncodedStream(
         input_ids=ids,

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
+from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.messages import Example, ExampleMessage
 from template_audit.frameworks.llamafactory.mm_text import process_texts
 from template_audit.frameworks.llamafactory.options import SftOptions
-from template_audit.frameworks.llamafactory.registry import Formatter, Special, TemplateSpec
-from template_audit.frameworks.llamafactory.slots import Element, fill, fill_function, tools_text
-from template_audit.frameworks.llamafactory.tool_formats import Prompts
+from template_audit.frameworks.llamafactory.registry import Formatter, Registry, Special, TemplateSpec
+from template_audit.frameworks.llamafactory.slots import Element, ThoughtWords, fill, fill_function, tools_text
+from template_audit.frameworks.llamafactory.tool_formats import Release
 from template_audit.stream import DEFAULT_SYSTEM, Origin
 from template_audit.trace import Traced, join
 
@@ -35,10 +36,12 @@ Side = list[Block]
 _ROLES = {"user": "user", "assistant": "assistant", "observation": "tool", "function": "assistant"}
 
 
-def in_force(spec: TemplateSpec, options: SftOptions) -> TemplateSpec:
+def in_force(spec: TemplateSpec, options: SftOptions, registry: Registry) -> TemplateSpec:
     """The template after the options that change it (``get_template_and_fix_tokenizer``)."""
     if options.tool_format is not None:
-        slots = ("{{content}}",) if spec.efficient_eos else ("{{content}}", Special("eos_token"))
+        slots = registry.function_slots.get(options.tool_format, ("{{content}}",))
+        if not spec.efficient_eos:
+            slots = (*slots, Special("eos_token"))
         spec = replace(
             spec,
             format_function=Formatter("function", slots, options.tool_format),
@@ -57,7 +60,7 @@ def is_reasoning(spec: TemplateSpec) -> bool:
 
 
 def turns_of(
-    spec: TemplateSpec, example: Example, prompts: Prompts, discard_history_thoughts: bool
+    spec: TemplateSpec, example: Example, release: Release, discard_history_thoughts: bool
 ) -> list[tuple[Side, Side]]:
     """Prompt and answer of every turn, before tokenizing.
 
@@ -73,25 +76,25 @@ def turns_of(
         side: Side = []
         system = ""
         if i == 0:
-            opening, system = _opening(spec, example, prompts)
+            opening, system = _opening(spec, example, release)
             side += opening
         elif i % 2 == 0 and spec.format_separator.slots:
             side.append(Block(row.message, _ROLES[row.role], fill(spec.format_separator.slots)))
-        elements = _message(spec, i, row, content, system)
+        elements = _message(spec, i, row, content, system, release)
         side.append(Block(row.message, _ROLES[row.role], elements))
         sides.append(side)
     if is_reasoning(spec):
-        _add_empty_thoughts(spec, rows, contents, sides, last_only=discard_history_thoughts)
+        _add_empty_thoughts(spec, rows, contents, sides, discard_history_thoughts, release.behaviours)
     return [(sides[i], sides[i + 1]) for i in range(0, len(sides), 2)]
 
 
-def _opening(spec: TemplateSpec, example: Example, prompts: Prompts) -> tuple[Side, str]:
+def _opening(spec: TemplateSpec, example: Example, release: Release) -> tuple[Side, str]:
     """What stands before the first message, and the text that Llama2Template puts into that message."""
     blocks = [Block(None, "system", fill(spec.format_prefix.slots))] if spec.format_prefix.slots else []
     system = _system_text(spec, example)
     if not system and not example.tools:
         return blocks, ""
-    tools = tools_text(spec.format_tools, example.tools, prompts) if example.tools else ""
+    tools = tools_text(spec.format_tools, example.tools, release) if example.tools else ""
     elements = fill(spec.format_system.slots, content=join([system, tools]))
     if spec.kind == "llama2":
         return blocks, cast(str, elements[0])
@@ -108,7 +111,9 @@ def _system_text(spec: TemplateSpec, example: Example) -> str:
     return Traced(example.system, Origin(example.system_message, "system"))
 
 
-def _message(spec: TemplateSpec, i: int, row: ExampleMessage, content: Any, system: str) -> list[Element]:
+def _message(
+    spec: TemplateSpec, i: int, row: ExampleMessage, content: Any, system: str, release: Release
+) -> list[Element]:
     if row.role == "user":
         if spec.kind == "llama2":
             return fill(spec.format_user.slots, content=system + content if system else content)
@@ -118,8 +123,10 @@ def _message(spec: TemplateSpec, i: int, row: ExampleMessage, content: Any, syst
     if row.role == "observation":
         return fill(spec.format_observation.slots, content=content)
     if row.role == "function":
-        words = (None, None) if spec.kind == "llama2" else (spec.thought_words, spec.tool_call_words)
-        return fill_function(spec.format_function, content, row.message, *words)
+        words = ThoughtWords(spec.thought_words, spec.tool_call_words)
+        if spec.kind == "llama2" and not release.behaviours.llama2_function_words:
+            words = ThoughtWords(None, None)
+        return fill_function(spec.format_function, content, row.message, words, release)
     raise NotImplementedError(f"Unexpected role: {row.role}")
 
 
@@ -145,21 +152,28 @@ def _remove_thought(spec: TemplateSpec, text: str) -> str:
     return join([*kept, text[end:]]).lstrip("\n")
 
 
-def _empty_thought(spec: TemplateSpec) -> str:
+def _empty_thought(spec: TemplateSpec, behaviours: Behaviours) -> str:
     if spec.kind == "glm47_reasoning":
         return spec.thought_words[1]
+    if behaviours.empty_thought == "spaced":
+        return "".join(word + "\n\n" for word in spec.thought_words)
     return spec.thought_words[0] + spec.thought_words[1]
 
 
 def _add_empty_thoughts(
-    spec: TemplateSpec, rows: Sequence[ExampleMessage], contents: Sequence[Any], sides: list[Side], last_only: bool
+    spec: TemplateSpec,
+    rows: Sequence[ExampleMessage],
+    contents: Sequence[Any],
+    sides: list[Side],
+    last_only: bool,
+    behaviours: Behaviours,
 ) -> None:
     """Put an empty thought before every answer without one: trained when thinking is on, else as prompt."""
-    words = [word.strip() for word in spec.thought_words]
+    words = [word.strip() if behaviours.thought_search_strips_words else word for word in spec.thought_words]
     for i in [len(rows) - 2] if last_only else range(0, len(rows), 2):
         if any(word in contents[i + 1] for word in words):
             continue
-        block = Block(rows[i + 1].message, "assistant", [_empty_thought(spec)])
+        block = Block(rows[i + 1].message, "assistant", [_empty_thought(spec, behaviours)])
         if spec.enable_thinking:
             sides[i + 1].insert(0, block)
         else:

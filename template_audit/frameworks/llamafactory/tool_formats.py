@@ -17,6 +17,7 @@ from datetime import datetime
 from string import Formatter as PromptParser
 from typing import Any, NamedTuple
 
+from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.stream import Origin
 from template_audit.trace import as_derived, format_text, join, traced
 
@@ -46,21 +47,34 @@ class Marker(NamedTuple):
         return self.made(json.dumps(value, ensure_ascii=False, **layout))
 
 
-class Prompts(NamedTuple):
-    """What the texts of tool definitions are made with."""
+class Release(NamedTuple):
+    """What a release writes tools with: its prompts, the moment it runs at, and its code's ways."""
 
-    texts: Mapping[str, str]
+    prompts: Mapping[str, str]
     """By constant name, as the release's source has them."""
     clock: datetime
+    behaviours: Behaviours = Behaviours()
 
     def fill(self, name: str, **values: Sequence[str]) -> list[str]:
         """The prompt `name` with its fields replaced, as ``str.format`` does it."""
         texts = {field: join(parts) for field, parts in values.items()}
-        return [format_text(self.texts[name], (), texts, PromptParser())]
+        return [format_text(self.prompts[name], (), texts, PromptParser())]
+
+    def function(self, tool: Any, missing: Any) -> Any:
+        """The function inside an OpenAI tool object; any other object is taken for the function itself."""
+        if self.behaviours.tool_definitions_unwrapped and tool.get("type") == "function":
+            return tool.get("function", missing)
+        return tool
+
+    def wrapped(self, tool: Any) -> Any:
+        """The OpenAI tool object around a function; one that is there already is kept."""
+        if self.behaviours.tool_definitions_unwrapped and tool.get("type") == "function":
+            return tool
+        return {"type": "function", "function": tool}
 
 
-ToolWriter = Callable[[Any, Marker, Prompts], list[str]]
-CallWriter = Callable[[list[Call], Marker], list[str]]
+ToolWriter = Callable[[Any, Marker, Release], list[str]]
+CallWriter = Callable[[list[Call], Marker, Release], list[str]]
 
 
 class ToolFormat(NamedTuple):
@@ -80,24 +94,15 @@ def joined(separator: str, groups: Sequence[Sequence[str]]) -> list[str]:
     return out
 
 
-def _function(tool: Any, missing: Any) -> Any:
-    """The function inside an OpenAI tool object; any other object is taken for the function itself."""
-    return tool.get("function", missing) if tool.get("type") == "function" else tool
-
-
-def _wrapped(tool: Any) -> Any:
-    return tool if tool.get("type") == "function" else {"type": "function", "function": tool}
-
-
 def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _default_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
+def _default_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
     parts: list[str] = []
     names: list[str] = []
     for tool in tools:
-        function = _function(tool, "")
+        function = release.function(tool, "")
         arguments: list[str] = []
         for name, schema in function["parameters"]["properties"].items():
             notes: list[str] = []
@@ -113,63 +118,77 @@ def _default_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
         parts += ["> Tool Name: ", mark.copied(function["name"]), "\nTool Description: "]
         parts += [mark.copied(function.get("description", "")), "\nTool Args:\n", *arguments, "\n"]
         names.append(function["name"])
-    return prompts.fill("DEFAULT_TOOL_PROMPT", tool_text=parts, tool_names=[mark.copied(", ".join(names))])
+    return release.fill("DEFAULT_TOOL_PROMPT", tool_text=parts, tool_names=[mark.copied(", ".join(names))])
 
 
-def _default_calls(calls: list[Call], mark: Marker) -> list[str]:
-    return joined(
+def _default_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
+    parts = joined(
         "\n",
         [["Action: ", mark.copied(call.name), "\nAction Input: ", mark.made(call.arguments)] for call in calls],
     )
+    return [*parts, "\n"] if release.behaviours.default_calls_end_with_newline and calls else parts
 
 
-def _glm4_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
+def _glm4_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
     parts: list[str] = []
     for tool in tools:
-        function = _function(tool, "")
+        function = release.function(tool, "")
         parts += ["\n\n## ", mark.copied(function["name"]), "\n\n", mark.json(function, indent=4)]
         parts.append("\n在调用上述函数时，请使用 Json 格式表示调用的参数。")
-    return prompts.fill("GLM4_TOOL_PROMPT", tool_text=parts)
+    return release.fill("GLM4_TOOL_PROMPT", tool_text=parts)
 
 
-def _glm4_calls(calls: list[Call], mark: Marker) -> list[str]:
+def _glm4_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
     if len(calls) > 1:
         raise ValueError("GLM-4 does not support parallel functions.")
     return [mark.copied(calls[0].name), "\n", mark.made(calls[0].arguments)]
 
 
-def _llama3_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
+def _llama3_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
     parts: list[str] = []
     for tool in tools:
-        parts += [mark.json(_wrapped(tool), indent=4), "\n\n"]
-    return prompts.fill("LLAMA3_TOOL_PROMPT", date=[prompts.clock.strftime("%d %b %Y")], tool_text=parts)
+        parts += [mark.json(release.wrapped(tool), indent=4), "\n\n"]
+    return release.fill("LLAMA3_TOOL_PROMPT", date=[release.clock.strftime("%d %b %Y")], tool_text=parts)
 
 
-def _llama3_calls(calls: list[Call], mark: Marker) -> list[str]:
-    written = [{"name": call.name, "parameters": json.loads(call.arguments)} for call in calls]
-    return [mark.json(written[0] if len(written) == 1 else written)]
+def _llama3_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
+    if len(calls) > 1 and not release.behaviours.llama3_parallel_calls:
+        raise ValueError("Llama-3 does not support parallel functions.")
+    written = _call_objects(calls, mark, release, "parameters")
+    return written[0] if len(written) == 1 else ["[", *joined(", ", written), "]"]
 
 
-def _minimax1_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
+def _call_objects(calls: list[Call], mark: Marker, release: Release, arguments: str) -> list[list[str]]:
+    """Each call as a JSON object; before 0.9.3 its parts were pasted together, names unescaped."""
+    if release.behaviours.tool_calls_as_json:
+        return [[mark.json({"name": call.name, arguments: json.loads(call.arguments)})] for call in calls]
+    return [
+        ['{"name": "', mark.copied(call.name), f'", "{arguments}": ', mark.made(call.arguments), "}"] for call in calls
+    ]
+
+
+def _minimax1_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
     parts: list[str] = []
     for tool in tools:
-        parts += [mark.json(_function(tool, "")), "\n"]
-    return prompts.fill("MINIMAX_M1_TOOL_PROMPT", tool_text=parts)
+        parts += [mark.json(release.function(tool, "")), "\n"]
+    return release.fill("MINIMAX_M1_TOOL_PROMPT", tool_text=parts)
 
 
-def _minimax1_calls(calls: list[Call], mark: Marker) -> list[str]:
+def _minimax1_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
     lines = [[mark.json({"name": call.name, "arguments": json.loads(call.arguments)})] for call in calls]
     return ["<tool_calls>\n", *joined("\n", lines), "\n</tool_calls>"]
 
 
-def _minimax2_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
+def _minimax2_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
     parts: list[str] = []
     for tool in tools:
-        parts += ["<tool>", mark.json(_function(tool, "")), "</tool>\n"]
-    return prompts.fill("MINIMAX_M2_TOOL_PROMPT", tool_text=parts)
+        parts += ["<tool>", mark.json(release.function(tool, "")), "</tool>\n"]
+    return release.fill("MINIMAX_M2_TOOL_PROMPT", tool_text=parts)
 
 
-def _minimax2_calls(calls: list[Call], mark: Marker) -> list[str]:
+def _minimax2_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
+    if release.behaviours.minimax2_calls_lost:
+        raise RuntimeError("Expected a string, got None")
     return _tagged(calls, mark, ('<invoke name="', '">'), ('\n<parameter name="', '">', "</parameter>"), "\n</invoke>")
 
 
@@ -186,32 +205,32 @@ def _tagged(
     return joined("\n", groups)
 
 
-def _mistral_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
-    return ["[AVAILABLE_TOOLS] ", mark.json([_wrapped(tool) for tool in tools]), "[/AVAILABLE_TOOLS]"]
+def _mistral_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
+    return ["[AVAILABLE_TOOLS] ", mark.json([release.wrapped(tool) for tool in tools]), "[/AVAILABLE_TOOLS]"]
 
 
-def _mistral_calls(calls: list[Call], mark: Marker) -> list[str]:
-    return [mark.json([{"name": call.name, "arguments": json.loads(call.arguments)} for call in calls])]
+def _mistral_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
+    return ["[", *joined(", ", _call_objects(calls, mark, release, "arguments")), "]"]
 
 
 def _json_lines(prompt: str, unwrap: bool) -> ToolWriter:
     """Definitions as one line of JSON each, every line after a line break."""
 
-    def write(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
+    def write(tools: Any, mark: Marker, release: Release) -> list[str]:
         parts: list[str] = []
         for tool in tools:
-            parts += ["\n", mark.json(_function(tool, tool) if unwrap else _wrapped(tool))]
-        return prompts.fill(prompt, tool_text=parts)
+            parts += ["\n", mark.json(release.function(tool, tool) if unwrap else release.wrapped(tool))]
+        return release.fill(prompt, tool_text=parts)
 
     return write
 
 
-def _qwen_calls(calls: list[Call], mark: Marker) -> list[str]:
-    written = [mark.json({"name": call.name, "arguments": json.loads(call.arguments)}) for call in calls]
-    return joined("\n", [["<tool_call>\n", text, "\n</tool_call>"] for text in written])
+def _qwen_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
+    written = _call_objects(calls, mark, release, "arguments")
+    return joined("\n", [["<tool_call>\n", *parts, "\n</tool_call>"] for parts in written])
 
 
-def _qwen35_calls(calls: list[Call], mark: Marker) -> list[str]:
+def _qwen35_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
     argument = ("\n<parameter=", ">\n", "\n</parameter>")
     return _tagged(calls, mark, ("<tool_call>\n<function=", ">"), argument, "\n</function>\n</tool_call>")
 
@@ -221,30 +240,30 @@ def _named(calls: list[Call]) -> list[Call]:
     return [call._replace(name="" + call.name) for call in calls]
 
 
-def _glm4_moe_calls(calls: list[Call], mark: Marker) -> list[str]:
+def _glm4_moe_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
     argument = ("\n<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>")
     return _tagged(_named(calls), mark, ("\n<tool_call>", ""), argument, "")
 
 
-def _seed_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
-    return prompts.fill("SEED_TOOL_PROMPT", tool_text=["\n", mark.json(tools)])
+def _seed_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
+    return release.fill("SEED_TOOL_PROMPT", tool_text=["\n", mark.json(tools)])
 
 
-def _seed_calls(calls: list[Call], mark: Marker) -> list[str]:
+def _seed_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
     argument = ("\n<parameter=", ">", "</parameter>")
-    head, tail = ("\n<seed:tool_call>\n<function=", ">"), "\n</function>\n</seed:tool_call>"
+    head, tail = ("\n<seed:tool_call>\n<function=", ""), "\n</function>\n</seed:tool_call>"
     return _tagged(_named(calls), mark, head, argument, tail)
 
 
-def _ling_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
-    return [*_json_lines("LING_TOOL_PROMPT", unwrap=False)(tools, mark, prompts), "\ndetailed thinking off"]
+def _ling_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
+    return [*_json_lines("LING_TOOL_PROMPT", unwrap=False)(tools, mark, release), "\ndetailed thinking off"]
 
 
-def _lfm2_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
-    return prompts.fill("LFM2_TOOL_PROMPT", tool_text=[mark.json([_function(tool, tool) for tool in tools])])
+def _lfm2_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
+    return release.fill("LFM2_TOOL_PROMPT", tool_text=[mark.json([release.function(tool, tool) for tool in tools])])
 
 
-def _lfm2_calls(calls: list[Call], mark: Marker) -> list[str]:
+def _lfm2_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
     groups = []
     for call in calls:
         arguments = []
@@ -286,10 +305,10 @@ def _gemma4_schema(schema: Any, mark: Marker) -> list[str]:
     return joined(",", fields)
 
 
-def _gemma4_tools(tools: Any, mark: Marker, prompts: Prompts) -> list[str]:
+def _gemma4_tools(tools: Any, mark: Marker, release: Release) -> list[str]:
     groups = []
     for tool in tools:
-        function = _function(tool, tool)
+        function = release.function(tool, tool)
         parts = ["declaration:", mark.copied(function["name"]), "{description:"]
         parts += _gemma4_quoted(mark, function.get("description", ""))
         if function.get("parameters"):
@@ -321,7 +340,7 @@ def _gemma4_pairs(value: dict[str, Any], mark: Marker) -> list[str]:
     return joined(",", [[mark.copied(key), ":", *_gemma4_value(value[key], mark)] for key in sorted(value)])
 
 
-def _gemma4_calls(calls: list[Call], mark: Marker) -> list[str]:
+def _gemma4_calls(calls: list[Call], mark: Marker, release: Release) -> list[str]:
     parts: list[str] = []
     for call in calls:
         arguments = json.loads(call.arguments)
