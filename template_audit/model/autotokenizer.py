@@ -155,9 +155,15 @@ def _explain(location: Location, config: dict[str, Any], error: BaseException) -
 
     for name in ("config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"):
         read_json(location.path / name)  # raises the better sentence when the file is broken
-    text = " ".join(str(error).split())
+    text, kind = " ".join(str(error).split()), type(error).__name__
     if "trust_remote_code" in text or (_needs_code(config) and not (location.path / "tokenizer.json").is_file()):
         return _remote_code(location)
+    if location.gguf is not None:
+        return (
+            f"transformers {transformers.__version__} cannot load the tokenizer of {location.path / location.gguf} "
+            f"({kind}: {text[:120]}); it needs the packages torch and gguf for that. Without them name the model's hub "
+            "id or folder, and give the .gguf as --chat-template."
+        )
     package = re.search(r"pip install ['\"`]?([\w.-]+)", text)
     if isinstance(error, ImportError) or (package and "requires" in text):
         missing = package.group(1) if package else getattr(error, "name", None) or text[:200]
@@ -168,15 +174,9 @@ def _explain(location: Location, config: dict[str, Any], error: BaseException) -
             f"{location.id} asks for the tokenizer class {unknown.group(1)}, which transformers "
             f"{transformers.__version__} does not have; use the release that the model's card names."
         )
-    if location.gguf is not None:
-        return (
-            f"transformers {transformers.__version__} cannot load the tokenizer of {location.path / location.gguf} "
-            f"({text[:160]}); name the model's folder or hub id, and give the file as --chat-template."
-        )
     if type(error) is Exception and (location.path / "tokenizer.json").is_file():
         place = location.path / "tokenizer.json"
         return f"{place} cannot be read by tokenizers {tokenizers.__version__}: {text[:200]}."
-    kind = type(error).__name__
     return (
         f"transformers {transformers.__version__} cannot load the tokenizer of {location.id} ({kind}: {text[:200]}); "
         "check that its files are complete."

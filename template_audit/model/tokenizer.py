@@ -26,7 +26,8 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     For slow (Python) tokenizers, which know no offsets, the spans come from decoding; where the
     decoded text is not the text given (a normaliser changed it), they are approximate.
 
-    Raises EncodingError for text that is not valid Unicode (a lone surrogate).
+    Raises EncodingError for text that is not valid Unicode (a lone surrogate), and when the
+    tokenizer itself breaks (a regular expression in tokenizer.json that backtracks without end).
     """
     texts = list(texts)
     if not texts:
@@ -34,8 +35,9 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
     for text in texts:
         _check_unicode(text)
     if not tokenizer.is_fast or _overrides_encode(tokenizer):
-        return [_encode_slowly(tokenizer, text) for text in texts]
-    with _untrimmed(tokenizer.backend_tokenizer):
+        with _panics_told():
+            return [_encode_slowly(tokenizer, text) for text in texts]
+    with _untrimmed(tokenizer.backend_tokenizer), _panics_told():
         batch = tokenizer(
             texts,
             add_special_tokens=False,
@@ -88,6 +90,20 @@ def _overrides_encode(tokenizer: PreTrainedTokenizerBase) -> bool:
     """True when the class (from remote code, mostly) has an `encode` of its own."""
     module: str = type(tokenizer).encode.__module__
     return not module.startswith("transformers.tokenization_")
+
+
+@contextmanager
+def _panics_told() -> Iterator[None]:
+    """Rust panics arrive as a BaseException, which no ordinary handler would catch."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+    else:
+        return
+    raise EncodingError(f"The model's tokenizer broke on this text ({reason}).")
 
 
 @contextmanager
@@ -147,8 +163,8 @@ def _encode_slowly(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[
 def spans_by_decoding(decode: Callable[[list[int]], str], ids: list[int], text: str) -> list[Span]:
     """Character spans of `ids` in `text`, found by decoding step by step.
 
-    A group of tokens that only together decode to whole characters shares one span. Exact when the
-    decoded text is the text; elsewhere the search resumes within a few dozen characters.
+    Tokens that only together decode to further characters share one span. Exact when the decoded
+    text is the text; elsewhere the search resumes within a few dozen characters.
     """
     spans: list[Span] = []
     place = 0
@@ -156,8 +172,8 @@ def spans_by_decoding(decode: Callable[[list[int]], str], ids: list[int], text: 
     prefix = ""
     for k in range(1, len(ids) + 1):
         seen = decode(ids[window:k])
-        if seen.endswith("�") and k < len(ids):
-            continue  # in the middle of a character
+        if k < len(ids) and (seen.endswith("�") or len(seen) <= len(prefix)):
+            continue  # in the middle of a character, which decoders show as U+FFFD or not at all
         start, stop = _place(seen[len(prefix) :], text, place)
         spans += [(start, stop)] * (k - done)
         place = stop

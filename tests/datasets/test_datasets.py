@@ -292,7 +292,7 @@ def test_shared_data_sets_read() -> None:
         ([{**SHAREGPT, "tools": [1]}], None, "row 1: `tools` must be a list of tool objects"),
         ([{"messages": [{"role": "poet", "content": "x"}]}], None, "row 1: messages[0].role must be one of"),
         ([{"messages": [{"role": "user", "content": 1}]}], None, "messages[0].content must be a string"),
-        ([{"messages": [{"role": "user", "content": [{"type": "a", "value": ""}]}]}], None, "content[0].type must be text"),
+        ([{"messages": [{"role": "user", "content": [{"type": "a", "value": ""}]}]}], None, "[0].type must be text"),
         ([{"messages": "x"}], "openai", "row 1: `messages` must be a non-empty list"),
         ([ALPACA], "sharegpt", "row 1: `conversations` must be a non-empty list"),
         ("[" * 200_000, None, "nested too deeply"),
