@@ -37,19 +37,8 @@ class LlamaFactory:
         return OPTIONS
 
     def choose(self, model: Model, version: str | None = None) -> Choice | None:
-        """The template that the release itself proposes for this model, by hub id or by folder name."""
-        registry = load_registry(version)
-        template = registry.default_template(model.id)
-        if template is not None:
-            return Choice(template, f"LLaMA-Factory {registry.version} proposes `{template}` for {model.id}.")
-        for name in _names_of(model):
-            for hub_id, template in registry.models.items():
-                if template is not None and _last_part(hub_id) == name:
-                    return Choice(
-                        template,
-                        f"LLaMA-Factory {registry.version} proposes `{template}` for {hub_id}, this model's name.",
-                    )
-        return None
+        """The template that the release itself proposes for this model, by hub id or by the folder's name."""
+        return _choose(load_registry(version), model)
 
     def texts(
         self, model: Model, conversations: Sequence[Conversation], version: str | None = None
@@ -63,10 +52,14 @@ class LlamaFactory:
         """Build the encoder. Raises UsageError for an unknown release, template or option value."""
         from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 
+        if request.python is not None:
+            raise UsageError(
+                "`--python` is for commands that compare with an installed LLaMA-Factory; leave it out here."
+            )
         registry = _registry_of(request)
         name = request.template
         if name is None:
-            choice = self.choose(request.model, request.version)
+            choice = _choose(registry, request.model)
             if choice is None or choice.template is None:
                 raise UsageError(
                     f"LLaMA-Factory {registry.version} has no default template for {request.model.id}; name one, as in "
@@ -97,19 +90,36 @@ class LlamaFactory:
         return LlamaFactoryPretrainEncoder(encoder, request.options)
 
 
+def _choose(registry: Registry, model: Model) -> Choice | None:
+    known_as = model.config.get("_name_or_path")
+    names = [model.id, *([known_as] if isinstance(known_as, str) and known_as else [])]
+    for name in names:
+        template = registry.default_template(name)
+        if template is not None:
+            return Choice(template, f"LLaMA-Factory {registry.version} proposes `{template}` for {name}.")
+    for name in filter(None, map(_last_part, names)):
+        for hub_id, template in registry.models.items():
+            if template is not None and _last_part(hub_id) == name:
+                why = f"LLaMA-Factory {registry.version} proposes `{template}` for {hub_id}, whose name this model has."
+                return Choice(template, why)
+    return None
+
+
 def _registry_of(request: EncoderRequest) -> Registry:
-    return load_registry(request.version)
+    if request.source is None:
+        return load_registry(request.version)
+    from template_audit.frameworks.llamafactory.importer import import_registry
+
+    registry = import_registry(request.source)
+    if request.version not in (None, registry.version):
+        raise UsageError(
+            f"The LLaMA-Factory source at {request.source} is release {registry.version}, not {request.version}."
+        )
+    return registry
 
 
 def _last_part(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2].lower()
-
-
-def _names_of(model: Model) -> list[str]:
-    """Names that may say which hub model a folder holds: the folder's and the one its config remembers."""
-    known_as = model.config.get("_name_or_path")
-    names = [model.id, *([known_as] if isinstance(known_as, str) else [])]
-    return [name for name in map(_last_part, names) if name]
 
 
 FRAMEWORK = LlamaFactory()
