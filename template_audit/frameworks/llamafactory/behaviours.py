@@ -37,9 +37,12 @@ class Behaviours:
 
     function_formatter: Literal["template_words", "think_tags", "slots_per_call"] = "template_words"
     """How the text of a tool call turn is taken apart and written: by the template's own `tool_call_words` and
-    `thought_words` (since 0.9.4; ``Llama2Template`` hands over neither, so its calls must be plain JSON); with a
-    greedy ``<think>…</think>`` around the calls (0.9.2, 0.9.3); or without thoughts, and every slot, the eos slot
-    too, repeated for every call (up to 0.9.1)."""
+    `thought_words` (since 0.9.4); with a greedy ``<think>…</think>`` around the calls (0.9.2, 0.9.3); or without
+    thoughts, and every slot, the eos slot too, repeated for every call (up to 0.9.1)."""
+
+    llama2_function_words: bool = False
+    """``Llama2Template`` hands its words to the function formatter. In no release so far: with
+    ``template_words`` its tool call turns must be plain JSON."""
 
     invalid_tool_json: Literal["error", "nothing"] = "error"
     """Tool definitions or calls that are not JSON raise (since 0.9.1) or add no text at all (0.9.0)."""

@@ -102,6 +102,7 @@ RULES = (
             ("slots_per_call", r"for name, arguments in functions:\s+for slot in self\.slots:"),
         ),
     ),
+    Rule("llama2_function_words", (_TEMPLATE + "Llama2Template._encode",), _yes(r"tool_call_words=")),
     Rule(
         "invalid_tool_json",
         _FUNCTION,
