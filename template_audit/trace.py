@@ -197,7 +197,7 @@ class Traced(str):
 
     def _of(self, text: Traced) -> Self:
         """`text` as an instance of this very class."""
-        return text if type(text) is type(self) else _make(type(self), text, text._runs)  # type: ignore[return-value]
+        return text if type(text) is type(self) else _make(type(self), text, text._runs)
 
     def _at(self, start: int, text: str) -> Self:
         """The part `text` of this text, which begins at `start`."""
@@ -360,9 +360,11 @@ def _fill(
         if name is None:
             continue
         value, _ = formatter.get_field(name or str(next(numbers)), args, kwargs)
-        value = formatter.convert_field(value, conversion)
-        how = _fill(spec or "", origin, args, kwargs, formatter, numbers)
-        parts.append(value if isinstance(value, str) and not how else derive(format(value, str(how)), value))
+        how = str(_fill(spec or "", origin, args, kwargs, formatter, numbers))
+        if isinstance(value, str) and conversion in (None, "s") and not how:
+            parts.append(str(value))
+        else:
+            parts.append(derive(format(formatter.convert_field(value, conversion), how), value))
     return join(parts)
 
 

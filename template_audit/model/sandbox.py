@@ -110,10 +110,10 @@ class Sandbox:
         worker = self._running()
         sent: list[bytes] = []
         for job in jobs:
+            if sum(map(len, sent)) > _CHUNK_BYTES or self._gave_up(job["template"]):
+                break
             job["seconds"] = self._allowance(job)
             sent.append(json.dumps(job, separators=(",", ":")).encode())
-            if sum(map(len, sent)) > _CHUNK_BYTES:
-                break
         try:
             worker.send(b'{"jobs":[' + b",".join(sent) + b"]}\n")
         except OSError:
@@ -168,7 +168,7 @@ class Sandbox:
         return EncodingError(f"The chat template was stopped: {why}.", "template-too-large")
 
     def _running(self) -> _Worker:
-        if self._worker is None or self._worker.owner != os.getpid():
+        if self._worker is None or not self._worker.usable():
             self._worker = _Worker(self.limits)
         return self._worker
 
@@ -187,7 +187,7 @@ class _Worker:
     """A running worker process with a thread for each of its two outputs."""
 
     def __init__(self, limits: Limits) -> None:
-        self.owner = os.getpid()
+        self._owner = os.getpid()
         self._limit = limits.answer
         self._ready = False
         settings = json.dumps({"memory": limits.memory, "output": limits.output})
@@ -232,6 +232,10 @@ class _Worker:
         except queue.Empty:
             raise TimeoutError from None
 
+    def usable(self) -> bool:
+        """True while the process runs, unless this is a fork's copy of it."""
+        return self._owner == os.getpid() and self._process.poll() is None
+
     def exit_code(self) -> int | None:
         """The exit code of a process that is ending, None when it is not."""
         with suppress(subprocess.TimeoutExpired):
@@ -245,7 +249,7 @@ class _Worker:
     def kill(self) -> None:
         """End the process, whatever it is doing."""
         atexit.unregister(self.kill)
-        if self.owner != os.getpid():
+        if self._owner != os.getpid():
             return  # a fork's copy: the process belongs to the parent
         self._process.kill()
         self._process.wait()

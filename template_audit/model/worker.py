@@ -224,7 +224,8 @@ def failure(error: Exception) -> Answer:
         message = f"The chat template reaches for what the sandbox forbids: {detail}."
         return {"kind": "unsafe-template-access", "message": message}
     if isinstance(error, (TemplateSyntaxError, SyntaxError)):
-        message = f"The chat template does not compile: {detail} (line {error.lineno})."
+        message = f"The chat template does not compile: {(error.msg if isinstance(error, SyntaxError) else detail)} "
+        message += f"(line {error.lineno})."
         return {"kind": "encoding-failed", "message": message}
     if type(error) is TemplateError:
         return {"kind": "role-unsupported", "message": f"The chat template refuses this conversation: {detail}."}
