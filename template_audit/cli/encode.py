@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from template_audit.cli.inputs import REFERENCE, Inputs, inputs
+from template_audit.cli.inputs import REFERENCE, Inputs, inputs, with_probes
 from template_audit.cli.options import SCHEMA_VERSION, format_option, output_option, output_stream
 from template_audit.errors import EncodingError
 
@@ -38,8 +38,10 @@ def COMMAND(given: Inputs, encoder: str, output_format: str, output: Path | None
     from template_audit.frameworks import get_framework, load_encoder, parse_spec
 
     options = given.options_for(get_framework(parse_spec(encoder).framework))
-    conversations = given.read_conversations(default=(DEFAULT_PROBE,)) or []
-    chosen = load_encoder(encoder, given.load_model(), **options)
+    read = given.read_conversations(default=(DEFAULT_PROBE,))
+    model = given.load_model()
+    conversations = with_probes(read, model) or []
+    chosen = load_encoder(encoder, model, **options)
     results = chosen.encode_batch(conversations, keep_errors=True)
     if len(results) == 1 and isinstance(results[0], EncodingError):
         raise results[0]

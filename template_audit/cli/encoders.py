@@ -64,7 +64,9 @@ def _some(screen: Screen, names: list[str], count: int = 8) -> str:
 
 def _explain(screen: Screen, framework: Framework, version: str | None) -> None:
     screen.line((framework.name, "strong"), (f"  {framework.title}", "quiet"))
-    for title, names in (("Versions", framework.versions()), ("Templates", framework.templates(version))):
+    versions, templates = list(framework.versions()), list(framework.templates(version))
+    shown = version or (versions[0] if versions else "")
+    for title, names in (("Versions", versions), (f"Templates {shown}".strip(), templates)):
         if names:
             screen.line()
             screen.line((title, "strong"), (f" ({len(names)})", "quiet"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -37,9 +37,11 @@ class Inputs:
     template_kwargs: dict[str, Any]
 
     def load_model(self) -> Model:
-        """Read the model."""
-        from template_audit.model import load_model
+        """Read the model, with the process that will run its template started beside."""
+        from template_audit.model.sandbox import shared_sandbox
+        from template_audit.model.source import load_model
 
+        shared_sandbox().start()  # it gets ready while this process imports transformers
         return load_model(
             self.target,
             revision=self.revision,
@@ -47,12 +49,13 @@ class Inputs:
             trust_remote_code=self.trust_remote_code,
         )
 
-    def read_conversations(self, default: tuple[str, ...] = ()) -> list[Conversation] | None:
-        """The conversations of every file and probe that was named (or of `default`); None when there is none."""
+    def read_conversations(self, default: tuple[str, ...] = ()) -> list[Conversation | str]:
+        """The conversations of every file that was named (or of `default`), and the names of probes.
+
+        Done before the model is loaded, so that a mistake shows at once; `with_probes` does the rest.
+        """
         names = self.conversations or default
-        if not names:
-            return None
-        return [conversation for name in names for conversation in _read(name, self.conversation_format)]
+        return [found for name in names for found in _read(name, self.conversation_format)]
 
     def options_for(self, framework: Framework, other: Framework | None = None) -> dict[str, Any]:
         """The options for one of the two encoders.
@@ -143,12 +146,26 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-def _read(name: str, conversation_format: str | None) -> list[Conversation]:
-    path = Path(name)
-    if path.exists() or path.suffix in (".json", ".jsonl", ".csv", ".txt", ".parquet") or "/" in name:
-        from template_audit.datasets import read_conversations
-
-        return list(read_conversations(path, **({"format": conversation_format} if conversation_format else {})))
+def with_probes(found: list[Conversation | str], model: Model) -> list[Conversation] | None:
+    """Probes in place of their names, with `model`'s own control tokens in them; None for an empty list."""
     from template_audit.probes import probe
 
-    return [probe(name)]
+    return [probe(item, model) if isinstance(item, str) else item for item in found] or None
+
+
+def _read(name: str, row_format: str | None) -> Sequence[Conversation | str]:
+    from template_audit.probes import probes
+
+    path = Path(name)
+    if name in probes() and not path.is_file():
+        return [name]
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        from template_audit.datasets import read_conversations
+
+        return read_conversations(path, row_format)
+    from template_audit.frameworks import nearest
+
+    raise UsageError(
+        f"`{name}` is neither a file nor a built-in probe; the probes are {', '.join(probes())}."
+        f"{nearest(name, list(probes()))}"
+    )

@@ -18,6 +18,9 @@ SIDE_BY_SIDE = 100
 ROLE = 13
 """Columns of the role gutter: message index and role."""
 
+LINES = 9
+"""How many lines of a long cell are drawn."""
+
 SIGNS = {"equal": " ", "missing": "-", "extra": "+", "labels": "!"}
 """The sign of a row by its kind; every other kind is ``~``."""
 
@@ -41,27 +44,28 @@ def draw(screen: Screen, pair: Pair, *, full: bool = False) -> Iterator[Text]:
     yield from body(screen, pair, items, full)
 
 
-def legend(screen: Screen) -> Text:
-    """What the signs of `draw` mean, on one line."""
+def legend(screen: Screen) -> list[Text]:
+    """What the signs of `draw` mean."""
     glyphs = screen.glyphs
-    special = (
-        screen.text(("special token", "special")) if screen.ansi else Text(f"{glyphs.open}special token{glyphs.close}")
-    )
-    return screen.text(
+    special = "special token" if screen.ansi else f"{glyphs.open}special token{glyphs.close}"
+    text = screen.text(
         ("- expected only  + fed only  ~ differs  ! trained on one side only  ", "quiet"),
         glyphs.trained,
         (" trained", "trained" if screen.ansi else ""),
         "  ",
-        special,
+        (special, "special" if screen.ansi else ""),
         (f"  {glyphs.split} token boundary", "quiet"),
     )
+    return wrap(text, screen.width, hang=True)
 
 
-def _sign(row: Row) -> str:
+def sign_of(row: Row) -> str:
+    """The sign of a row in the gutter."""
     return SIGNS.get(row.kind, "~")
 
 
-def _styles(row: Row) -> tuple[str, str]:
+def row_styles(row: Row) -> tuple[str, str]:
+    """Style names of the left and the right side of a row."""
     if row.kind == "equal":
         return "", ""
     if row.kind in ("whitespace", "segmentation", "labels"):
@@ -69,14 +73,15 @@ def _styles(row: Row) -> tuple[str, str]:
     return "missing", "extra"
 
 
-class _Gutter:
-    """Sign and role in front of every line; the role only where it changes."""
+class Gutter:
+    """Sign and role in front of every line, the role only where it changes."""
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
         self.last: tuple[int | None, str] | None = None
 
     def row(self, row: Row, sign: str, style: str) -> Text:
+        """The gutter of a line of `row`."""
         now = (row.message, row.role)
         name = ""
         if now != self.last:
@@ -85,9 +90,11 @@ class _Gutter:
         return self.screen.text((sign + " ", f"{style} bold" if sign.strip() else ""), (f"{name:<{ROLE}}", "quiet"))
 
     def blank(self, sign: str = " ", style: str = "") -> Text:
+        """The gutter of a line that continues, or of a title."""
         return self.screen.text((sign + " ", f"{style} bold" if sign.strip() else ""), " " * ROLE)
 
     def gap(self, gap: Gap) -> Text:
+        """A whole line that stands for equal tokens."""
         dots = self.screen.glyphs.dots
         where = ""
         if gap.messages:
@@ -108,23 +115,29 @@ def _cell(screen: Screen, side: Side, run: Run | None, row: Row, style: str, wid
         return []
     mark = screen.text((screen.glyphs.trained + " ", "strong")) if run.trained else Text("  ")
     lines = run_lines(screen, side, run, row.kind, style, full=full)
-    return [screen.text(mark, part) for line in lines for part in wrap(line, width - 2)]
+    parts = [part for line in lines for part in wrap(line, width - 2)]
+    left_out = len(parts) - LINES
+    if left_out > 1 and not full:
+        dots = screen.glyphs.dots
+        middle = screen.text((f"{dots} {left_out} lines {dots}", "quiet"))
+        parts = [*parts[: LINES * 2 // 3], middle, *parts[len(parts) - LINES // 3 :]]
+    return [screen.text(mark, part) for part in parts]
 
 
 def _two_columns(screen: Screen, pair: Pair, items: Iterable[Row | Gap], full: bool) -> Iterator[Text]:
     width = (screen.width - ROLE - 2 - 3) // 2
     bar = screen.text((f" {screen.glyphs.bar} ", "quiet"))
-    gutter = _Gutter(screen)
+    gutter = Gutter(screen)
     titles = [screen.text(("  " + screen.clean(name), "quiet")) for name in _titles(pair)]
     yield screen.text(gutter.blank(), pad(titles[0], width), bar, titles[1])
     for item in items:
         if isinstance(item, Gap):
             yield gutter.gap(item)
             continue
-        left_style, right_style = _styles(item)
+        left_style, right_style = row_styles(item)
         left = _cell(screen, pair.left, item.left, item, left_style, width, full)
         right = _cell(screen, pair.right, item.right, item, right_style, width, full)
-        sign, style = _sign(item), left_style if item.left else right_style
+        sign, style = sign_of(item), left_style if item.left else right_style
         for k, (a, b) in enumerate(zip_longest(left, right, fillvalue=Text())):
             lead = gutter.row(item, sign, style) if k == 0 else gutter.blank(sign, style)
             line = screen.text(lead, pad(a, width), bar, b)
@@ -134,7 +147,7 @@ def _two_columns(screen: Screen, pair: Pair, items: Iterable[Row | Gap], full: b
 
 def _one_column(screen: Screen, pair: Pair, items: Iterable[Row | Gap], full: bool) -> Iterator[Text]:
     width = screen.width - ROLE - 2
-    gutter = _Gutter(screen)
+    gutter = Gutter(screen)
     for sign, name, style in zip("-+", _titles(pair), ("missing", "extra"), strict=True):
         yield screen.text(gutter.blank(sign, style), ("  " + screen.clean(name), "quiet"))
     for item in items:
@@ -148,7 +161,7 @@ def _one_column(screen: Screen, pair: Pair, items: Iterable[Row | Gap], full: bo
 
 
 def _unified(pair: Pair, row: Row) -> Iterator[tuple[Run, Side, str, str]]:
-    left_style, right_style = _styles(row)
+    left_style, right_style = row_styles(row)
     if row.same and row.left:
         yield row.left, pair.left, " ", ""
         return

@@ -1,61 +1,41 @@
-"""Findings as text: graver ones first, each said once with the list of probes that show it."""
+"""Findings as text: the graver ones first, each said once with the conversations that show it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
-from template_audit.findings import SEVERITIES, Evidence, Finding
+from template_audit.findings import Cause, Evidence, Finding
 from template_audit.report.terminal.screen import Screen
 
-_LABEL = 12  # columns of "expected", "why", …
+_LABEL = 8  # columns of "why" and "fix"
+_INNER = 14  # columns of "expected", "fed", …
 _FEW_IDS = 12
-_FEW_PLACES = 4
-_EVIDENCE = 120  # characters of evidence text
+_FEW_PLACES = 6
+_EVIDENCE = 160  # characters of evidence text
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """One finding as several conversations show it; the first one speaks for all."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def first(self) -> Finding:
-        """The finding that is printed."""
-        return self.findings[0]
-
-
-def grouped(findings: Sequence[Finding], key: Callable[[Finding], object]) -> list[Group]:
-    """Findings with the same key together, errors first, otherwise in the order they came."""
-    found: dict[object, list[Finding]] = {}
-    for finding in findings:
-        found.setdefault(key(finding), []).append(finding)
-    groups = [Group(tuple(same)) for same in found.values()]
-    return sorted(groups, key=lambda group: -SEVERITIES.index(group.first.severity))
+def one_per_cause(causes: Iterable[Cause]) -> list[Cause]:
+    """Causes that have several severities, by conversation, at the gravest one, with all conversations."""
+    found: dict[tuple[str, str], Cause] = {}
+    for cause in causes:
+        key = (cause.first.rule, cause.first.cause or cause.first.fingerprint)
+        known = found.get(key)
+        places = (*known.conversations, *cause.conversations) if known else cause.conversations
+        found[key] = Cause(known.first if known else cause.first, tuple(dict.fromkeys(places)))
+    return list(found.values())
 
 
-def show_groups(screen: Screen, groups: Sequence[Group], *, verbose: bool = False) -> None:
-    """Print the findings with evidence and advice. The `why` of a rule is said once."""
-    explained: set[str] = set()
-    for group in groups:
-        finding = group.first
+def show_findings(screen: Screen, causes: Sequence[Cause], *, verbose: bool = False) -> None:
+    """Print the findings rule by rule, with evidence, reason and advice; infos in brief unless `verbose`."""
+    for (severity, _), group in groupby(causes, key=lambda cause: (cause.first.severity, cause.first.rule)):
+        if severity != "info" or verbose:
+            _rule(screen, list(group), verbose)
+    infos = [cause for cause in causes if cause.first.severity == "info"]
+    if infos and not verbose:
         screen.line()
-        screen.line(
-            (f"{symbol(screen, finding.severity)} {finding.severity}", finding.severity),
-            "  ",
-            (screen.clean(finding.rule), "strong"),
-        )
-        screen.paragraph("  ", finding.message, indent=2)
-        where = _where(screen, group, all_of_them=verbose)
-        if where:
-            screen.paragraph(("  where", "quiet"), where, indent=_LABEL)
-        _evidence(screen, "expected", finding.reference, verbose)
-        _evidence(screen, "fed", finding.subject, verbose)
-        if finding.rule not in explained:
-            screen.paragraph(("  why", "quiet"), finding.why, indent=_LABEL)
-        explained.add(finding.rule)
-        screen.paragraph(("  fix", "quiet"), finding.advice, indent=_LABEL)
+        for (rule, message), same in groupby(infos, key=lambda cause: (cause.first.rule, cause.first.message)):
+            _brief(screen, rule, message, [name for cause in same for name in cause.conversations])
 
 
 def symbol(screen: Screen, severity: str) -> str:
@@ -63,31 +43,67 @@ def symbol(screen: Screen, severity: str) -> str:
     return {"error": screen.glyphs.bad, "warning": "!", "info": "i"}[severity]
 
 
-def _where(screen: Screen, group: Group, *, all_of_them: bool) -> str:
-    places = list(dict.fromkeys(_place(finding) for finding in group.findings))
-    places = [place for place in places if place]
-    shown = places if all_of_them else places[:_FEW_PLACES]
-    rest = len(places) - len(shown)
+def _rule(screen: Screen, causes: Sequence[Cause], verbose: bool) -> None:
+    first = causes[0].first
+    mark = symbol(screen, first.severity)
+    screen.line()
+    screen.line((f"{mark} {first.severity}", first.severity), "  ", (screen.clean(first.rule), "strong"))
+    one_advice = len({cause.first.advice for cause in causes}) == 1
+    for cause in causes:
+        finding = cause.first
+        screen.paragraph("  ", finding.message, indent=2)
+        where = _where(cause, everything=verbose)
+        if where:
+            screen.paragraph(("    in", "quiet"), where, indent=_INNER)
+        _evidence(screen, "expected", finding.reference, verbose)
+        _evidence(screen, "fed", finding.subject, verbose)
+        if not one_advice:
+            screen.paragraph(("    fix", "quiet"), finding.advice, indent=_INNER)
+    screen.paragraph(("  why", "quiet"), first.why, indent=_LABEL)
+    if one_advice:
+        screen.paragraph(("  fix", "quiet"), first.advice, indent=_LABEL)
+
+
+def _brief(screen: Screen, rule: str, message: str, places: list[str]) -> None:
+    where = f" ({_names(places)})" if places else ""
+    lead = screen.text((f"{symbol(screen, 'info')} ", "info"))
+    screen.paragraph(lead, f"{rule}: {message}{where}", indent=2)
+
+
+def _where(cause: Cause, *, everything: bool) -> str:
+    """The conversations that show it, the first with the message."""
+    if not cause.conversations:
+        return ""
+    first = cause.conversations[0] + _message(cause.first)
+    return _names([first, *cause.conversations[1:]], everything=everything)
+
+
+def _names(names: list[str], *, everything: bool = False) -> str:
+    shown = names if everything or len(names) == _FEW_PLACES + 1 else names[:_FEW_PLACES]
+    rest = len(names) - len(shown)
     return ", ".join(shown) + (f" and {rest} more" if rest else "")
 
 
-def _place(finding: Finding) -> str:
-    if finding.conversation is None:
-        return ""
+def _message(finding: Finding) -> str:
     if finding.turn is None:
-        return finding.conversation
-    return f"{finding.conversation} (message {finding.turn}{', ' + finding.role if finding.role else ''})"
+        return ""
+    return f" (message {finding.turn}, {finding.role})" if finding.role else f" (message {finding.turn})"
 
 
 def _evidence(screen: Screen, label: str, evidence: Evidence | None, verbose: bool) -> None:
-    if evidence is None or (evidence.start == evidence.end and not evidence.text):
+    if evidence is None or not evidence.ids:
         return
     text = screen.clean(evidence.text)
     if len(text) > _EVIDENCE and not verbose:
-        cut = _EVIDENCE // 2
-        text = f"{text[:cut]}{screen.glyphs.dots}{text[-cut:]}"
+        text = f"{text[: _EVIDENCE // 2]} {screen.glyphs.dots} {text[-_EVIDENCE // 2 :]}"
     ids = evidence.ids if verbose else evidence.ids[:_FEW_IDS]
     more = f" {screen.glyphs.dots}" if len(ids) < len(evidence.ids) else ""
-    place = f"token {evidence.start}" if evidence.end - evidence.start == 1 else f"tokens {evidence.start}{screen.glyphs.dash}{evidence.end - 1}"
-    screen.paragraph((f"  {label}", "quiet"), text or "(nothing)", indent=_LABEL)
-    screen.paragraph("", f"{place}, ids {' '.join(map(str, ids))}{more}", indent=_LABEL, style="quiet")
+    last = evidence.end - 1
+    place = f"token {last}" if last == evidence.start else f"tokens {evidence.start}{screen.glyphs.dash}{last}"
+    numbers = f"{place}, id{'s' if len(evidence.ids) > 1 else ''} {' '.join(map(str, ids))}{more}"
+    head = ("    " + label, "quiet")
+    if screen.text(text, "   ", numbers).cell_len <= screen.width - _LABEL - 2:
+        screen.line(screen.text((f"{head[0]:<{_INNER}}", "quiet"), text, (f"   {numbers}", "quiet")))
+        return
+    screen.paragraph(head, text, indent=_INNER)
+    screen.paragraph("", numbers, indent=_INNER, style="quiet")

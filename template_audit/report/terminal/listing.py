@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from template_audit.report.terminal.rows import Run, messages_of
-from template_audit.report.terminal.screen import Screen, pad, wrap
-from template_audit.report.terminal.tokens import Side, run_lines, special_ids, token_label
-from template_audit.stream import IGNORE, EncodedStream, Origin
+from template_audit.report.terminal.screen import Screen, wrap
+from template_audit.report.terminal.table import stream_table
+from template_audit.report.terminal.tokens import Side, run_lines, special_ids
+from template_audit.stream import IGNORE, EncodedStream
 
 if TYPE_CHECKING:
     from template_audit.conversation import Conversation
     from template_audit.errors import EncodingError
     from template_audit.frameworks.interface import Encoder
-
-_TOKEN = 34  # columns of the token's text
 
 
 def list_stream(
@@ -36,7 +35,7 @@ def list_stream(
     screen.line()
     screen.lines(_text(screen, side))
     screen.line()
-    screen.lines(_table(screen, side))
+    screen.lines(stream_table(screen, side))
 
 
 def _text(screen: Screen, side: Side) -> Iterator[Text]:
@@ -63,30 +62,3 @@ def _runs(stream: EncodedStream) -> Iterator[tuple[Run, str]]:
 
 def _trained(stream: EncodedStream, index: int) -> bool:
     return stream.labels[index] != IGNORE
-
-
-def _table(screen: Screen, side: Side) -> Iterator[Text]:
-    stream = side.stream
-    yield screen.text((f"{'#':>5} {'id':>8} {'label':>8}   {'token':<{_TOKEN}}  origin", "quiet"))
-    for i, (token_id, label, origin) in enumerate(zip(stream.input_ids, stream.labels, stream.origins, strict=True)):
-        trained = label != IGNORE
-        mark = screen.glyphs.trained if trained else " "
-        shown = label if label != IGNORE else screen.glyphs.dash
-        text = token_label(screen, side, i)
-        for k, part in enumerate(wrap(text, _TOKEN)):
-            if k == 0:
-                lead = screen.text(f"{i:>5} {token_id:>8} {shown:>8} ", (mark, "strong"), " ")
-                yield screen.text(lead, pad(part, _TOKEN), "  ", (origin_name(origin), "quiet"))
-            else:
-                yield screen.text(" " * 26, part)
-
-
-def origin_name(origin: Origin) -> str:
-    """An Origin in words: ``template``, ``1 content``, ``2 tool_call (derived)``."""
-    if origin.message is None:
-        name = {"literal": "template", "default_system": "default system prompt", "tools": "tools"}.get(
-            origin.field, origin.field
-        )
-    else:
-        name = f"{origin.message} {origin.field}"
-    return f"{name} (derived)" if origin.derived else name

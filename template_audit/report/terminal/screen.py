@@ -126,7 +126,7 @@ class Screen:
     def paragraph(self, label: Part, body: str, *, indent: int, style: str = "") -> None:
         """Print prose, foreign or our own, wrapped, after a label that takes `indent` columns."""
         head = self.text(label)
-        for i, row in enumerate(wrap(self.text((self.prose(body), style)), self.width - indent)):
+        for i, row in enumerate(wrap(self.text((self.prose(body), style)), self.width - indent, hang=True)):
             lead = pad(head, indent) if i == 0 else Text(" " * indent)
             row.rstrip()
             self.line(lead, row)
@@ -134,7 +134,9 @@ class Screen:
     def heading(self, title: str, *tail: Part) -> None:
         """Print a blank line and a ruled title."""
         self.line()
-        head = self.text((self.glyphs.rule * 2 + " ", "quiet"), (title, "strong"), " ", *tail)
+        head = self.text(
+            (self.glyphs.rule * 2 + " ", "quiet"), (title, "strong"), *(part for item in tail for part in ("  ", item))
+        )
         rest = self.width - head.cell_len - 1
         self.line(head, (" " + self.glyphs.rule * rest if rest > 2 else "", "quiet"))
 
@@ -168,10 +170,11 @@ def pad(text: Text, width: int) -> Text:
 _BREAKS = frozenset(" " + UNICODE.split + UNICODE.close)
 
 
-def wrap(text: Text, width: int) -> list[Text]:
+def wrap(text: Text, width: int, *, hang: bool = False) -> list[Text]:
     """Break one line into lines of at most `width` cells, after a space or token boundary when one is near.
 
-    Every character is kept; wide characters count as two cells. Returns at least one line.
+    Every character is kept; wide characters count as two cells. With `hang` a space that only just does
+    not fit ends the line, to be stripped. Returns at least one line.
     """
     if text.cell_len <= width:
         return [text]
@@ -180,9 +183,9 @@ def wrap(text: Text, width: int) -> list[Text]:
     used = start = candidate = 0  # `candidate`: a line may end before this character
     for i, char in enumerate(plain):
         size = get_character_cell_size(char)
-        if used + size > width and i > start:
+        if used + size > width and i > start and not (hang and char == " "):
             near = candidate > start and cell_len(plain[candidate:i]) <= width // 2
-            start = candidate if near and char != " " else i
+            start = candidate if near else i
             offsets.append(start)
             used = cell_len(plain[start:i])
         used += size

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from template_audit.model import Model
 
 SHORT_EQUAL = 18
-SHORT_CHANGED = 160
+SHORT_CHANGED = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Char(NamedTuple):
 
 
 _MORE_BYTES = "…"
-# <|im_start|>, <｜User｜>, <start_of_turn>, [|user|], [/INST]: a token boundary in there means that the marker is split.
+# <|im_start|>, <｜User｜>, [|user|], [/INST]: a token boundary in there means that the marker is split.
 _MARKER = re.compile(r"<[^\s<>]{1,60}>|\[\|?[^\s\[\]]{1,60}\|?\]")
 
 
@@ -72,9 +72,9 @@ def run_lines(screen: Screen, side: Side, run: Run, kind: RowKind, style: str, *
     return _lines(screen, side, [(run.start, run.start + head), (run.end - tail, run.end)], kind, style)
 
 
-def token_label(screen: Screen, side: Side, index: int) -> Text:
+def token_label(screen: Screen, side: Side, index: int, style: str = "") -> Text:
     """One token on its own, every space visible; the column of a token table."""
-    parts = _lines(screen, side, [(index, index + 1)], "whitespace", "", trained=False)
+    parts = _lines(screen, side, [(index, index + 1)], "whitespace", style, trained=False)
     return Text().join(parts)
 
 

@@ -1,0 +1,154 @@
+"""The parts around the diffs: the header, one line for each conversation, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from template_audit.findings import SEVERITIES, by_cause
+from template_audit.report.terminal.screen import Screen
+from template_audit.stream import EncodedStream
+
+if TYPE_CHECKING:
+    from template_audit.audit import Comparison, Report
+    from template_audit.frameworks.interface import Encoder
+
+_LABEL = 11
+_ASKED_FOR = "It was asked for."  # what `matching.choose_encoder` says when there was nothing to choose
+
+
+def header(screen: Screen, report: Report) -> None:
+    """Print what was audited with what: model, tokenizer, versions, both encoders and why these."""
+    model = report.model
+    tokenizer = model.tokenizer
+    revision = f" @ {model.revision}" if model.revision else ""
+    _field(screen, "model", model.id + revision)
+    _field(screen, "tokenizer", f"{type(tokenizer).__name__}, {len(tokenizer):,} tokens")
+    _field(screen, "versions", _versions(report))
+    _field(screen, "expected", _encoder(report.reference), report.reference_why)
+    _field(screen, "fed", _encoder(report.subject), report.subject_why)
+    for note in model.notes:
+        _field(screen, "note", note)
+
+
+def _versions(report: Report) -> str:
+    """Versions that can change ids first, no package under two spellings."""
+    found = {name.replace("_", "-"): version for name, version in report.versions.items() if version}
+    first = [name for name in ("template-audit", "transformers", "tokenizers") if name in found]
+    return ", ".join(f"{name} {found[name]}" for name in [*first, *sorted(found.keys() - set(first))])
+
+
+def _field(screen: Screen, label: str, value: str, remark: str = "") -> None:
+    screen.paragraph((label, "quiet"), value, indent=_LABEL)
+    if remark and remark != _ASKED_FOR:
+        screen.paragraph("", remark, indent=_LABEL, style="quiet")
+
+
+def _encoder(encoder: Encoder) -> str:
+    changed = _changed_options(encoder)
+    return encoder.spec + "".join(f"  {key}={_scalar(value)}" for key, value in changed.items())
+
+
+def _changed_options(encoder: Encoder) -> Mapping[str, Any]:
+    """The options that are not at the framework's default."""
+    from template_audit.frameworks import frameworks, parse_spec
+
+    framework = frameworks().get(parse_spec(encoder.spec).framework)
+    defaults = {option.name: option.default for option in framework.options()} if framework else {}
+    return {key: value for key, value in encoder.options.items() if value != defaults.get(key, value)}
+
+
+def _scalar(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def overview(screen: Screen, report: Report) -> None:
+    """Print one line for every conversation: whether the two sides agree, lengths, findings."""
+    width = min(max((len(screen.clean(c.conversation.id)) for c in report.comparisons), default=0), screen.width // 3)
+    counts = finding_counts(report)
+    for comparison in report.comparisons:
+        severities = counts.get(comparison.conversation.id, {})
+        mark, style = _mark(screen, comparison, severities)
+        name = screen.clean(comparison.conversation.id)
+        if len(name) > width:
+            name = name[: width - len(screen.glyphs.dots)] + screen.glyphs.dots
+        lead = screen.text((f"{mark} ", style), f"{name:<{width}}  ")
+        if comparison.alignment is None:
+            screen.paragraph(lead, comparison.reason or "", indent=lead.cell_len, style="quiet")
+            continue
+        screen.line(lead, f"{_lengths(comparison):<27}", *_severities(severities))
+
+
+def finding_counts(report: Report) -> dict[str, dict[str, int]]:
+    """For each conversation how many findings of each severity it has."""
+    counts: dict[str, dict[str, int]] = {}
+    for finding in report.findings:
+        if finding.conversation is not None:
+            of_one = counts.setdefault(finding.conversation, {})
+            of_one[finding.severity] = of_one.get(finding.severity, 0) + 1
+    return counts
+
+
+def _mark(screen: Screen, comparison: Comparison, severities: Mapping[str, int]) -> tuple[str, str]:
+    glyphs = screen.glyphs
+    if not comparison.evaluated:
+        return "?", "error"
+    if severities.get("error"):
+        return glyphs.bad, "error"
+    if severities.get("warning"):
+        return "!", "warning"
+    if comparison.unsupported:
+        return glyphs.dash, "quiet"
+    return (glyphs.ok, "ok") if comparison.agrees else ("~", "info")
+
+
+def _lengths(comparison: Comparison) -> str:
+    expected, fed = (len(s) if isinstance(s, EncodedStream) else 0 for s in (comparison.reference, comparison.subject))
+    if comparison.agrees:
+        return f"{plural(expected, 'token')}, equal"
+    return f"{expected:,} expected, {fed:,} fed"
+
+
+def _severities(severities: Mapping[str, int]) -> list[tuple[str, str]]:
+    parts: list[tuple[str, str]] = []
+    for severity in reversed(SEVERITIES):
+        if severities.get(severity):
+            parts += [(", " if parts else "", "quiet"), (plural(severities[severity], severity), severity)]
+    return parts
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 error``, ``2 errors``; an uncountable ``info`` stays as it is."""
+    return f"{number:,} {noun}{'s' if number != 1 and noun != 'info' else ''}"
+
+
+def verdict(screen: Screen, report: Report) -> None:
+    """Print the one line that says it all, with the exit code."""
+    numbers = report.summary
+    total = plural(numbers.conversations, "conversation")
+    found = _found(report)
+    if numbers.evaluated < numbers.conversations:
+        mark, style = "?", "error"
+        sentence = f"{numbers.conversations - numbers.evaluated} of {total} could not be evaluated"
+        sentence += f"; {found}." if found else "."
+    elif numbers.error:
+        mark, style = screen.glyphs.bad, "error"
+        sentence = f"{found}: {report.subject.spec} does not feed this model what its chat template shows."
+    elif numbers.warning:
+        mark, style = "!", "warning"
+        sentence = f"{found}: {report.subject.spec} feeds this model almost what its chat template shows."
+    else:
+        mark, style = screen.glyphs.ok, "ok"
+        sentence = f"{report.subject.spec} feeds this model what its chat template shows, in {total}."
+    screen.line((f"{mark} {screen.prose(sentence)} Exit {report.exit_code}.", style))
+
+
+def _found(report: Report) -> str:
+    """``3 errors and 2 warnings in 5 of 15 conversations``, or nothing."""
+    causes = [cause.first for cause in by_cause(report.findings) if cause.first.severity != "info"]
+    if not causes:
+        return ""
+    numbers = [sum(finding.severity == severity for finding in causes) for severity in ("error", "warning")]
+    said = " and ".join(plural(n, noun) for n, noun in zip(numbers, ("error", "warning"), strict=True) if n)
+    shown = sum(any(s != "info" for s in severities) for severities in finding_counts(report).values())
+    return f"{said} in {shown} of {plural(len(report.comparisons), 'conversation')}" if shown else said
