@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from template_audit.stream import IGNORE, EncodedStream, Piece
+from template_audit.stream import IGNORE, EncodedStream, Piece, Turn
 
+Range = tuple[int, int]
 HunkKind = Literal["equal", "segmentation", "whitespace", "missing", "extra", "replaced"]
 
 
@@ -93,8 +94,10 @@ class Block(NamedTuple):
 def _equal_blocks(reference: EncodedStream, subject: EncodedStream) -> Iterator[Block]:
     """Equal stretches of the two texts in order: the anchors, and what the gaps between them share."""
     a = b = 0
+    headers = _common_headers(reference, subject)
     for anchor in [*_anchors(reference, subject), Block(len(reference.text), len(subject.text), 0)]:
-        yield from _gap(reference, subject, a, anchor.ref, b, anchor.sub)
+        inside = [(i, j) for i, j in headers if a <= i <= anchor.ref and b <= j <= anchor.sub]
+        yield from _gap(reference, subject, (a, anchor.ref), (b, anchor.sub), inside)
         yield anchor
         a, b = anchor.ref + anchor.size, anchor.sub + anchor.size
 
@@ -177,19 +180,62 @@ class _Gap(NamedTuple):
     sub_at: list[int]
 
 
-def _gap(reference: EncodedStream, subject: EncodedStream, a: int, a_end: int, b: int, b_end: int) -> Iterator[Block]:
-    """Equal stretches of two texts between anchors."""
-    ref_text, sub_text = reference.text[a:a_end], subject.text[b:b_end]
-    if ref_text == sub_text:
-        yield Block(a, b, len(ref_text))
-        return
+def _gap(reference: EncodedStream, subject: EncodedStream, ref: Range, sub: Range, headers: list[Range]) -> list[Block]:
+    """Equal stretches of two texts between anchors; `headers` are where a turn begins on both sides.
+
+    The texts are taken turn by turn, unless the two sides turn out not to mean the same by a turn:
+    then more text is equal when they are taken whole.
+    """
+    if reference.text[slice(*ref)] == subject.text[slice(*sub)]:
+        return [Block(ref[0], sub[0], ref[1] - ref[0])]
+    whole = _differing(reference, subject, ref, sub)
+    cuts = [cut for cut in headers if cut not in ((ref[0], sub[0]), (ref[1], sub[1]))]
+    if not cuts:
+        return whole
+    by_turn: list[Block] = []
+    for i, j in [*cuts, (ref[1], sub[1])]:
+        by_turn += _differing(reference, subject, (ref[0], i), (sub[0], j))
+        ref, sub = (i, ref[1]), (j, sub[1])
+    return by_turn if _weight(reference, by_turn) >= _weight(reference, whole) else whole
+
+
+def _weight(reference: EncodedStream, blocks: list[Block]) -> int:
+    """How many characters of equal text are not whitespace."""
+    return sum(len("".join(reference.text[b.ref : b.ref + b.size].split())) for b in blocks)
+
+
+def _differing(reference: EncodedStream, subject: EncodedStream, ref: Range, sub: Range) -> list[Block]:
+    ref_text, sub_text = reference.text[slice(*ref)], subject.text[slice(*sub)]
     if not ref_text or not sub_text:
-        return
-    ref, sub = _UNIT.findall(ref_text), _UNIT.findall(sub_text)
-    gap = _Gap(ref, _offsets(ref, a), sub, _offsets(sub, b))
-    ops = _without_islands(gap, _merge(_diff(ref, 0, len(ref), sub, 0, len(sub))))
-    for i, j, size in _slide(reference, subject, gap, ops):
-        yield Block(gap.ref_at[i], gap.sub_at[j], gap.ref_at[i + size] - gap.ref_at[i])
+        return []
+    ours, theirs = _UNIT.findall(ref_text), _UNIT.findall(sub_text)
+    gap = _Gap(ours, _offsets(ours, ref[0]), theirs, _offsets(theirs, sub[0]))
+    ops = _without_islands(gap, _merge(_diff(ours, 0, len(ours), theirs, 0, len(theirs))))
+    return [
+        Block(gap.ref_at[i], gap.sub_at[j], gap.ref_at[i + size] - gap.ref_at[i])
+        for i, j, size in _slide(reference, subject, gap, ops)
+    ]
+
+
+def _common_headers(reference: EncodedStream, subject: EncodedStream) -> list[Range]:
+    """Where the same message's header begins in both texts, in order."""
+    theirs = _headers(subject)
+    pairs: list[Range] = []
+    for message, turn in _headers(reference).items():
+        if message in theirs:
+            pair = (turn.char_start, theirs[message].char_start)
+            if not pairs or (pair[0] >= pairs[-1][0] and pair[1] >= pairs[-1][1]):
+                pairs.append(pair)
+    return pairs
+
+
+def _headers(stream: EncodedStream) -> dict[int, Turn]:
+    """The turns that begin with a header, by message.
+
+    A framework may count the header of an answer to the turn before it.
+    """
+    said = {piece.start for piece in stream.pieces if piece.origin.field not in ("literal", "role", "other")}
+    return {turn.message: turn for turn in stream.turns if turn.message is not None and turn.char_start not in said}
 
 
 def _offsets(units: list[str], start: int) -> list[int]:
@@ -221,12 +267,12 @@ def _diff(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int
 
 
 def _exact(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
-    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.distance import Indel
 
     number: dict[str, int] = {}
     left = [number.setdefault(unit, len(number)) for unit in ref[a:a_end]]
     right = [number.setdefault(unit, len(number)) for unit in sub[b:b_end]]
-    for op in Levenshtein.opcodes(left, right):
+    for op in Indel.opcodes(left, right):
         if op.tag == "equal":
             yield Block(a + op.src_start, b + op.dest_start, op.src_end - op.src_start)
 
@@ -260,19 +306,23 @@ def _merge(blocks: Iterable[Block]) -> list[Block]:
 def _without_islands(gap: _Gap, blocks: list[Block]) -> list[Block]:
     """Drop equal stretches that are shorter than the edits on both of their sides and hold no marker.
 
-    They are chance agreements, such as the word `user` inside two different headers.
+    They are chance agreements, such as the word `user` inside two different headers. Beside text that
+    only one side has, only whitespace counts as chance.
     """
     kept: list[Block] = []
     a = b = 0
     for k, block in enumerate(blocks):
         following = blocks[k + 1] if k + 1 < len(blocks) else Block(len(gap.ref), len(gap.sub), 0)
         a_next, b_next = block.ref + block.size, block.sub + block.size
-        before = max(gap.ref_at[block.ref] - gap.ref_at[a], gap.sub_at[block.sub] - gap.sub_at[b])
-        after = max(gap.ref_at[following.ref] - gap.ref_at[a_next], gap.sub_at[following.sub] - gap.sub_at[b_next])
-        length = gap.ref_at[a_next] - gap.ref_at[block.ref]
-        inner = a < block.ref and b < block.sub and a_next < following.ref and b_next < following.sub
-        markers = any(_MARKER.fullmatch(unit) for unit in gap.ref[block.ref : a_next])
-        if inner and not markers and length <= min(before, after):
+        edits = [
+            (gap.ref_at[block.ref] - gap.ref_at[a], gap.sub_at[block.sub] - gap.sub_at[b]),
+            (gap.ref_at[following.ref] - gap.ref_at[a_next], gap.sub_at[following.sub] - gap.sub_at[b_next]),
+        ]
+        units = gap.ref[block.ref : a_next]
+        blank = not any(unit.strip() for unit in units)
+        replaced = [min(edit) > 0 for edit in edits]
+        chance = all(replaced) or (blank and any(replaced))
+        if chance and sum(map(len, units)) <= min(map(max, edits)) and not any(map(_MARKER.fullmatch, units)):
             continue
         kept.append(block)
         a, b = a_next, b_next
@@ -334,18 +384,17 @@ def _hunks(reference: EncodedStream, subject: EncodedStream, blocks: list[Block]
 
 
 def _at_turns(reference: EncodedStream, subject: EncodedStream, hunk: Hunk) -> Iterator[Hunk]:
-    """Cut a replaced stretch where the same message's turn begins on both sides inside it."""
+    """Cut a replaced stretch where the same message's header begins on both sides inside it."""
     _, i, i_end, j, j_end = hunk
     if hunk.kind == "replaced":
-        theirs: dict[int | None, int] = {turn.message: turn.start for turn in subject.turns}
-        theirs.pop(None, None)
-        for turn in reference.turns:
-            there = theirs.get(turn.message)
-            if there is None or not (i <= turn.start <= i_end and j <= there <= j_end):
+        theirs = _headers(subject)
+        for message, turn in _headers(reference).items():
+            if message not in theirs:
                 continue
-            if (turn.start, there) not in ((i, j), (i_end, j_end)):
-                yield Hunk(_kind(reference, subject, i, turn.start, j, there), i, turn.start, j, there)
-                i, j = turn.start, there
+            here, there = turn.start, theirs[message].start
+            if i <= here <= i_end and j <= there <= j_end and (here, there) not in ((i, j), (i_end, j_end)):
+                yield Hunk(_kind(reference, subject, i, here, j, there), i, here, j, there)
+                i, j = here, there
     yield Hunk(_kind(reference, subject, i, i_end, j, j_end), i, i_end, j, j_end)
 
 

@@ -1,11 +1,15 @@
-"""What a rule finds, in the shape that every report prints."""
+"""What an audit finds and what its report holds, in the shape that every format prints."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+
+SCHEMA_VERSION = 1
+"""Raised whenever a reader of the JSON report would have to change."""
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -25,8 +29,8 @@ class Evidence(msgspec.Struct, frozen=True):
     text: str
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that one rule found.
+class FindingRecord(msgspec.Struct, frozen=True):
+    """A finding as the JSON report has it.
 
     `conversation` is None for findings about the model and the encoder as such. `message` is one
     sentence with the evidence in it. `turn` is the index of the message in the conversation.
@@ -46,7 +50,115 @@ class Finding(msgspec.Struct, frozen=True):
     fingerprint: str
 
 
+class Finding(FindingRecord, frozen=True):
+    """One thing that one rule found.
+
+    `cause` is equal for findings of one rule that have the same cause in different conversations.
+    """
+
+    cause: str = ""
+
+    def record(self) -> FindingRecord:
+        """The part that is in the JSON report."""
+        return FindingRecord(**{name: getattr(self, name) for name in FindingRecord.__struct_fields__})
+
+
+class Cause(NamedTuple):
+    """Findings of one rule with one cause. The first of the gravest stands for all."""
+
+    first: Finding
+    conversations: tuple[str, ...]
+    """The conversations that show it, in order; empty for a finding about the model."""
+
+
+def by_cause(findings: Iterable[Finding]) -> list[Cause]:
+    """Findings with the same rule and cause put together, in the order of their gravest ones."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity)):
+        groups.setdefault((finding.rule, finding.cause or finding.fingerprint), []).append(finding)
+    return [
+        Cause(group[0], tuple(dict.fromkeys(f.conversation for f in group if f.conversation is not None)))
+        for group in groups.values()
+    ]
+
+
 def fingerprint(*parts: str | int | None) -> str:
     """A short stable digest of what makes a finding this finding."""
     joined = "\x1f".join("" if part is None else str(part) for part in parts)
     return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+# --- the JSON report -------------------------------------------------------------------------------
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """A file of the model that was read."""
+
+    path: str
+    sha256: str
+
+
+class TokenizerRecord(msgspec.Struct, frozen=True, rename={"kind": "class"}):
+    """The tokenizer's class and the number of its tokens, added ones included."""
+
+    kind: str
+    size: int
+
+
+class ModelRecord(msgspec.Struct, frozen=True):
+    """Which model was audited."""
+
+    id: str
+    revision: str | None
+    files: list[FileRecord]
+    tokenizer: TokenizerRecord
+
+
+class EncoderRecord(msgspec.Struct, frozen=True):
+    """One side of the comparison: its SPEC, every option in force, and why it was taken."""
+
+    spec: str
+    options: dict[str, Any]
+    why: str
+
+
+class ConversationRecord(msgspec.Struct, frozen=True):
+    """What became of one conversation. `agrees` is None when there were no two streams to compare."""
+
+    id: str
+    evaluated: bool
+    reason: str | None
+    agrees: bool | None
+    reference_tokens: int | None
+    subject_tokens: int | None
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """Numbers of findings by severity, and of conversations."""
+
+    error: int
+    warning: int
+    info: int
+    conversations: int
+    evaluated: int
+    agree: int
+
+
+class ReportRecord(msgspec.Struct, frozen=True):
+    """The JSON report."""
+
+    schema_version: int
+    model: ModelRecord
+    versions: dict[str, str]
+    reference: EncoderRecord
+    subject: EncoderRecord
+    conversations: list[ConversationRecord]
+    findings: list[FindingRecord]
+    summary: Summary
+    exit_code: Literal[0, 1, 2]
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema of the report, as published in docs/schema/report.schema.json."""
+    schema = msgspec.json.schema(ReportRecord)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "template-audit report", **schema}

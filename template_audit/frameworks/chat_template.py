@@ -160,6 +160,11 @@ class ChatTemplateFramework:
     def choose(self, model: Model, version: str | None = None) -> Choice | None:
         return Choice(None, "the model's own chat template") if model.chat_templates else None
 
+    def texts(
+        self, model: Model, conversations: Sequence[Conversation], version: str | None = None
+    ) -> Mapping[str, list[str | None]]:
+        return {}
+
     def load(self, request: EncoderRequest) -> ChatTemplateEncoder:
         """Raises UsageError for a version, or a template that the model does not have."""
         model, template = request.model, request.template

@@ -153,6 +153,16 @@ class Framework(Protocol):
         """The framework's own default template for this model, or None when it has none."""
         ...
 
+    def texts(
+        self, model: Model, conversations: Sequence[Conversation], version: str | None = None
+    ) -> Mapping[str, list[str | None]]:
+        """For every template the text that it writes for each conversation, None where it takes none.
+
+        Only text, no ids: this is what templates are ranked by before the best ones are encoded.
+        Empty when the framework has no templates.
+        """
+        ...
+
     def load(self, request: EncoderRequest) -> Encoder:
         """Build the encoder. Raises UsageError for unknown templates (with the nearest name)."""
         ...

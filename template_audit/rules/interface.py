@@ -7,7 +7,8 @@ every module of the folder. A rule yields Hits; the audit turns them into Findin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from template_audit.conversation import Conversation
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from template_audit.alignment import Alignment
     from template_audit.frameworks.interface import Encoder
     from template_audit.model import Model
+    from template_audit.rules.evidence import Facts
 
-Scope = Literal["conversation", "model"]
+Scope = Literal["conversation", "model", "refusal", "pretraining"]
+"""What a rule looks at: a `Case`, a `ModelCase`, an encoder's refusal to encode a conversation, or a `PretrainCase`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Case:
     """One conversation through both encoders: everything that a rule may look at."""
 
@@ -34,14 +37,22 @@ class Case:
     subject: EncodedStream
     alignment: Alignment
 
+    @cached_property
+    def facts(self) -> Facts:
+        """What several rules need to know of this case, worked out once."""
+        from template_audit.rules.evidence import Facts
+
+        return Facts(self)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCase:
-    """The model and both encoders, before any conversation."""
+    """The model and both encoders, and the conversations that both of them could encode."""
 
     model: Model
     reference_encoder: Encoder
     subject_encoder: Encoder
+    cases: tuple[Case, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,7 @@ class Hit:
 
     `message` is one sentence with the evidence in it. `reference` and `subject` are half-open token
     ranges in the two streams. `key` is what makes this hit itself across runs (a token text, a
-    turn's role): never a position.
+    turn's role): never a position. Hits of one rule with one key are one finding.
     """
 
     message: str
@@ -73,7 +84,7 @@ class Rule:
     what: str
     why: str
     advice: str
-    check: Callable[..., Iterator[Hit] | Iterable[Hit]]
+    check: Callable[..., Iterator[Hit] | Iterable[Hit]] = field(repr=False)
 
 
 _REGISTRY: dict[str, Rule] = {}
@@ -89,7 +100,7 @@ def rule(
     advice: str,
     scope: Scope = "conversation",
 ) -> Callable[[Callable[..., Iterator[Hit]]], Callable[..., Iterator[Hit]]]:
-    """Register the decorated function ``check(case: Case)`` (or ``ModelCase`` for scope "model")."""
+    """Register the decorated function: ``check(case: Case)``, or ``ModelCase`` for scope "model"."""
 
     def register(check: Callable[..., Iterator[Hit]]) -> Callable[..., Iterator[Hit]]:
         if name in _REGISTRY:
@@ -98,6 +109,11 @@ def rule(
         return check
 
     return register
+
+
+def refusal_rule(name: str, *, severity: Severity, group: str, what: str, why: str, advice: str) -> None:
+    """Register a rule that reports EncodingErrors of the kind `name`; the audit makes its findings."""
+    rule(name, severity=severity, group=group, what=what, why=why, advice=advice, scope="refusal")(lambda _: iter(()))
 
 
 def registered() -> dict[str, Rule]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from template_audit.errors import UsageError
-from template_audit.frameworks import nearest
-from template_audit.frameworks.interface import Choice, Encoder, EncoderRequest, Option
+from template_audit.frameworks import nearest, parse_spec
+from template_audit.frameworks.interface import Choice, Encoder, EncoderRequest, Option, TrainingRun
+from template_audit.frameworks.llamafactory import config as training_config
 from template_audit.frameworks.llamafactory.options import OPTIONS
 from template_audit.frameworks.llamafactory.registry import Registry, builtin_versions, load_registry
 
@@ -47,6 +49,21 @@ class LlamaFactory:
         from template_audit.frameworks.llamafactory.plain_text import texts
 
         return texts(model, conversations, load_registry(version))
+
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        """True when a parsed config file is one of LLaMA-Factory's."""
+        return training_config.recognises(config)
+
+    def training_run(self, config: Mapping[str, Any], path: Path) -> TrainingRun:
+        """The run that the config describes. Raises UsageError."""
+        return training_config.training_run(config, path)
+
+    def first_rows(self, run: TrainingRun, encoder: Encoder, limit: int) -> list[Conversation]:
+        """The first rows of the run's data sets, through the converter of the encoder's release."""
+        from template_audit.frameworks.llamafactory.run import first_rows
+
+        version = parse_spec(encoder.spec).version
+        return first_rows(run, load_registry(version).behaviours, limit)
 
     def load(self, request: EncoderRequest) -> Encoder:
         """Build the encoder. Raises UsageError for an unknown release, template or option value."""

@@ -1,0 +1,337 @@
+"""The core: conversations through two encoders, what differs, and what the rules say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from template_audit.alignment import Alignment, compare
+from template_audit.conversation import Conversation
+from template_audit.errors import EncodingError, UsageError
+from template_audit.findings import (
+    SCHEMA_VERSION,
+    SEVERITIES,
+    ConversationRecord,
+    EncoderRecord,
+    Evidence,
+    FileRecord,
+    Finding,
+    ModelRecord,
+    ReportRecord,
+    Severity,
+    Summary,
+    TokenizerRecord,
+    at_least,
+    fingerprint,
+)
+from template_audit.matching import choose_encoder
+from template_audit.probes import load_probes, probes
+from template_audit.rules import all_rules
+from template_audit.rules.interface import Case, Hit, ModelCase, Rule
+from template_audit.stream import EncodedStream
+
+if TYPE_CHECKING:
+    from template_audit.frameworks.interface import Encoder
+    from template_audit.model import Model
+
+REFUSALS = ("role-unsupported", "example-dropped", "unknown-special-token")
+"""Kinds of EncodingError that are a result: the encoder does not take such a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One conversation through both encoders: two streams and their alignment, or who refused."""
+
+    conversation: Conversation
+    reference: EncodedStream | EncodingError
+    subject: EncodedStream | EncodingError
+    alignment: Alignment | None
+
+    @property
+    def evaluated(self) -> bool:
+        """False when nothing can be said: the template hit a limit, or there is none that works.
+
+        A refusal is a result. So is a framework that raises, for the training run would, too.
+        """
+        return not isinstance(self.reference, EncodingError) or self.reference.kind in REFUSALS
+
+    @property
+    def agrees(self) -> bool | None:
+        """True when both sides give the same ids; None when there was nothing to compare."""
+        return None if self.alignment is None else self.alignment.agrees
+
+    @property
+    def unsupported(self) -> bool:
+        """True when both sides refuse: the model does not support such a conversation."""
+        return all(isinstance(s, EncodingError) and s.kind in REFUSALS for s in (self.reference, self.subject))
+
+    @property
+    def lacks(self) -> str | None:
+        """What the conversation has and the reference never writes: tools or reasoning; None when nothing."""
+        if isinstance(self.reference, EncodingError):
+            return None
+        written = {piece.origin.field for piece in self.reference.pieces}
+        reasoning = any(message.reasoning for message in self.conversation.messages)
+        wanted = {"tools": bool(self.conversation.tools), "reasoning": reasoning}
+        missing = [name for name, given in wanted.items() if given and name not in written]
+        return " and ".join(missing) or None
+
+    @property
+    def reason(self) -> str | None:
+        """Why the streams cannot be compared, or only in part; None when all of both was compared."""
+        errors = [str(side) for side in (self.reference, self.subject) if isinstance(side, EncodingError)]
+        if self.unsupported:
+            errors.insert(0, "Not supported by this model:")
+        elif self.lacks:
+            errors.append(f"Not supported by this model: the chat template does not write {self.lacks}.")
+        return " ".join(dict.fromkeys(errors)) or None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that an audit found out. `why` says how each encoder was chosen."""
+
+    model: Model
+    reference: Encoder
+    subject: Encoder
+    reference_why: str
+    subject_why: str
+    comparisons: tuple[Comparison, ...]
+    findings: tuple[Finding, ...]
+    """By severity, gravest first; then in the order of the catalogue, then of the conversations."""
+    fail_on: Severity = "error"
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> Literal[0, 1, 2]:
+        """2: something could not be evaluated, which weighs more than findings. 1: findings. 0: neither."""
+        if not all(comparison.evaluated for comparison in self.comparisons):
+            return 2
+        return 1 if any(at_least(finding.severity, self.fail_on) for finding in self.findings) else 0
+
+    @property
+    def summary(self) -> Summary:
+        """Numbers of findings and conversations."""
+        severities = [finding.severity for finding in self.findings]
+        return Summary(
+            **{severity: severities.count(severity) for severity in SEVERITIES},
+            conversations=len(self.comparisons),
+            evaluated=sum(comparison.evaluated for comparison in self.comparisons),
+            agree=sum(comparison.agrees is True for comparison in self.comparisons),
+        )
+
+    def record(self) -> ReportRecord:
+        """The report as it is published; see `template_audit.findings`."""
+        tokenizer = self.model.tokenizer
+        return ReportRecord(
+            schema_version=SCHEMA_VERSION,
+            model=ModelRecord(
+                self.model.id,
+                self.model.revision,
+                [FileRecord(file.path, file.sha256) for file in self.model.files],
+                TokenizerRecord(type(tokenizer).__name__, len(tokenizer)),
+            ),
+            versions=dict(self.versions),
+            reference=EncoderRecord(self.reference.spec, dict(self.reference.options), self.reference_why),
+            subject=EncoderRecord(self.subject.spec, dict(self.subject.options), self.subject_why),
+            conversations=[
+                ConversationRecord(
+                    c.conversation.id, c.evaluated, c.reason, c.agrees, _length(c.reference), _length(c.subject)
+                )
+                for c in self.comparisons
+            ],
+            findings=[finding.record() for finding in self.findings],
+            summary=self.summary,
+            exit_code=self.exit_code,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report as plain Python values."""
+        record: dict[str, Any] = msgspec.to_builtins(self.record())
+        return record
+
+
+def audit(
+    model: Model,
+    *,
+    subject: str | Encoder = "llamafactory",
+    reference: str | Encoder = "chat-template",
+    conversations: Sequence[Conversation] | None = None,
+    fail_on: Severity = "error",
+    severities: Mapping[str, Severity] | None = None,
+    options: Mapping[str, Any] | None = None,
+    reference_options: Mapping[str, Any] | None = None,
+) -> Report:
+    """Encode every conversation with both encoders and apply every rule.
+
+    `subject` and `reference` are SPECs or encoders that are loaded already; a SPEC without a template
+    is completed by the framework's own choice for the model, else by the best match. `conversations`
+    default to the built-in probes. `severities` replace the rules' own. `options` are the subject's.
+
+    Raises UsageError for an unknown rule, severity, encoder, template or option.
+    """
+    rules = _with_severities(severities or {}, fail_on)
+    builtin = {conversation.id: conversation for conversation in load_probes(model)}
+    given = list(builtin.values()) if conversations is None else list(conversations)
+    reference, reference_why = choose_encoder(reference, model, **(reference_options or {}))
+    subject, subject_why = choose_encoder(subject, model, **(options or {}))
+    compared = tuple(_compare(given, reference, subject))
+    audited = _Audit(model, reference, subject, rules, severities or {}, builtin)
+    return Report(
+        model=model,
+        reference=reference,
+        subject=subject,
+        reference_why=reference_why,
+        subject_why=subject_why,
+        comparisons=compared,
+        findings=tuple(audited.findings(compared)),
+        fail_on=fail_on,
+        versions=_versions(model),
+    )
+
+
+def _compare(conversations: Sequence[Conversation], reference: Encoder, subject: Encoder) -> Iterator[Comparison]:
+    theirs = reference.encode_batch(conversations, keep_errors=True)
+    ours = subject.encode_batch(conversations, keep_errors=True)
+    for conversation, ref, sub in zip(conversations, theirs, ours, strict=True):
+        both = isinstance(ref, EncodedStream) and isinstance(sub, EncodedStream)
+        yield Comparison(conversation, ref, sub, compare(ref, sub) if both else None)  # type: ignore[arg-type]
+
+
+def _with_severities(severities: Mapping[str, Severity], fail_on: Severity) -> dict[str, Rule]:
+    from template_audit.frameworks import nearest
+
+    rules = all_rules()
+    for name, severity in {**severities, "": fail_on}.items():
+        if name and name not in rules:
+            raise UsageError(f"There is no rule `{name}`.{nearest(name, list(rules))}")
+        if severity not in SEVERITIES:
+            raise UsageError(f"`{severity}` is no severity; known are {', '.join(SEVERITIES)}.")
+    return rules
+
+
+def _length(side: EncodedStream | EncodingError) -> int | None:
+    return None if isinstance(side, EncodingError) else len(side)
+
+
+def _versions(model: Model) -> dict[str, str]:
+    from template_audit import __version__
+
+    return {**model.versions, "template-audit": __version__}
+
+
+@dataclass(frozen=True, slots=True)
+class _Audit:
+    """Applies the rules and turns their hits into findings."""
+
+    model: Model
+    reference: Encoder
+    subject: Encoder
+    rules: Mapping[str, Rule]
+    severities: Mapping[str, Severity]
+    builtin: Mapping[str, Conversation]
+    """The probes as this model gets them, by id."""
+
+    def findings(self, comparisons: Sequence[Comparison]) -> list[Finding]:
+        found: list[tuple[Finding, int]] = []
+        cases = []
+        for place, comparison in enumerate(comparisons):
+            if comparison.alignment is None:
+                found += [(finding, place) for finding in self._refused(comparison)]
+                continue
+            case = Case(
+                self.model,
+                comparison.conversation,
+                self.reference,
+                self.subject,
+                comparison.alignment.reference,
+                comparison.alignment.subject,
+                comparison.alignment,
+            )
+            cases.append(case)
+            for rule in self._in_scope("conversation"):
+                found += [(finding, place) for finding in self._of_rule(rule, rule.check(case), case, comparison.lacks)]
+        model_case = ModelCase(self.model, self.reference, self.subject, tuple(cases))
+        for rule in self._in_scope("model"):
+            found += [(finding, -1) for finding in self._of_rule(rule, rule.check(model_case), None)]
+        order = list(self.rules)
+        found.sort(key=lambda item: (-SEVERITIES.index(item[0].severity), order.index(item[0].rule), item[1]))
+        once = {(finding.rule, finding.fingerprint): finding for finding, _ in reversed(found)}
+        return [finding for finding, _ in found if once[finding.rule, finding.fingerprint] is finding]
+
+    def _in_scope(self, scope: str) -> Iterator[Rule]:
+        return (rule for rule in self.rules.values() if rule.scope == scope)
+
+    def _of_rule(
+        self, rule: Rule, hits: Iterable[Hit], case: Case | None, lacks: str | None = None
+    ) -> Iterator[Finding]:
+        """One finding for every cause: the first place stands for the others."""
+        groups: dict[str, list[Hit]] = {}
+        for hit in hits:
+            groups.setdefault(hit.key, []).append(hit)
+        for same in groups.values():
+            hit = same[0]
+            if len(same) > 1:
+                hit = replace(hit, message=f"{hit.message} ({len(same)} times.)")
+            yield self._finding(rule, hit, case.conversation if case else None, case, lacks)
+
+    def _refused(self, comparison: Comparison) -> Iterator[Finding]:
+        if comparison.unsupported:
+            return
+        for side, encoder, other in (
+            (comparison.reference, self.reference, comparison.subject),
+            (comparison.subject, self.subject, comparison.reference),
+        ):
+            if not isinstance(side, EncodingError):
+                continue
+            rule = self.rules.get(side.kind, self.rules["encoding-failed"])
+            message = str(side)
+            if isinstance(other, EncodedStream) and rule.name == "role-unsupported":
+                message += f" {(self.subject if encoder is self.reference else self.reference).spec} encodes it."
+            about_model = rule.name == "template-missing"
+            yield self._finding(rule, Hit(message, key=side.kind), None if about_model else comparison.conversation)
+
+    def _severity(self, rule: Rule, hit: Hit, conversation: Conversation | None, lacks: str | None) -> Severity:
+        """The user's word counts first; a probe that asks for what the model cannot do accuses nobody."""
+        if rule.name in self.severities:
+            return self.severities[rule.name]
+        builtin = conversation is not None and self.builtin.get(conversation.id) == conversation
+        if conversation is not None and builtin and (lacks or rule.name in probes()[conversation.id].provoked):
+            return "info"
+        return hit.severity or rule.severity
+
+    def _finding(
+        self,
+        rule: Rule,
+        hit: Hit,
+        conversation: Conversation | None,
+        case: Case | None = None,
+        lacks: str | None = None,
+    ) -> Finding:
+        turn = hit.turn
+        cause = fingerprint(rule.name, self.reference.spec, self.subject.spec, hit.key)
+        return Finding(
+            rule=rule.name,
+            severity=self._severity(rule, hit, conversation, lacks),
+            conversation=None if conversation is None else conversation.id,
+            message=hit.message,
+            turn=turn,
+            role=None if turn is None or conversation is None else conversation.messages[turn].role,
+            reference=_evidence(case.reference, hit.reference) if case else None,
+            subject=_evidence(case.subject, hit.subject) if case else None,
+            why=rule.why,
+            advice=hit.advice or rule.advice,
+            fingerprint=fingerprint(cause, None if conversation is None else conversation.id),
+            cause=cause,
+        )
+
+
+def _evidence(stream: EncodedStream, span: tuple[int, int] | None) -> Evidence | None:
+    if span is None:
+        return None
+    start, end = span
+    text = stream.text[stream.spans[start][0] : max(e for _, e in stream.spans[start:end])] if end > start else ""
+    return Evidence(start, end, stream.input_ids[start:end], text)

@@ -1,0 +1,142 @@
+"""Which of a framework's templates fits a model best, and which encoder a SPEC stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from template_audit.alignment import compare
+from template_audit.conversation import Conversation
+from template_audit.errors import UsageError
+from template_audit.frameworks import get_framework, load_encoder, parse_spec
+from template_audit.probes import probe
+from template_audit.stream import IGNORE, EncodedStream
+
+if TYPE_CHECKING:
+    from template_audit.frameworks.interface import Encoder
+    from template_audit.model import Model
+
+PROBES = ("single", "multi-turn", "system", "unicode")
+"""What templates are ranked by: plain conversations, which every model takes or clearly refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How well a template fits: shares between 0 and 1, over the probes that the chat template takes.
+
+    `text` is the likeness of the texts. `tokens` is the share of tokens that are equal in place, and
+    `labels` the share of these that both sides train or both mask; None when it was not encoded.
+    """
+
+    template: str
+    spec: str
+    text: float
+    tokens: float | None = None
+    labels: float | None = None
+    changes: int = 0
+    """How many things the encoder changes in the tokenizer."""
+
+    @property
+    def fits(self) -> bool:
+        """True when every token is equal."""
+        return self.tokens == 1.0
+
+
+def best_match(
+    model: Model, framework: str = "llamafactory", *, version: str | None = None, top: int = 5
+) -> list[Match]:
+    """The framework's templates, best first: the `top` ones compared exactly, the others by text.
+
+    Raises UsageError when the model has no chat template that takes any of the probes.
+    """
+    plugin = get_framework(framework)
+    conversations, streams = _reference(model)
+    texts = plugin.texts(model, conversations, version)
+    prefix = f"{framework}@{version}" if version else framework
+    wanted = [stream.text for stream in streams]
+    rough = [Match(name, f"{prefix}:{name}", _likeness(wanted, written)) for name, written in texts.items()]
+    rough.sort(key=lambda match: (-match.text, len(match.template)))
+    return sorted((_exact(model, match, conversations, streams) for match in rough[:top]), key=_rank) + rough[top:]
+
+
+def _rank(match: Match) -> tuple[float, float, int, float, int]:
+    return -(match.tokens or 0.0), -(match.labels or 0.0), match.changes, -match.text, len(match.template)
+
+
+def _reference(model: Model) -> tuple[list[Conversation], list[EncodedStream]]:
+    """The probes that the chat template takes, and their streams."""
+    conversations = [probe(name, model) for name in PROBES]
+    encoded = load_encoder("chat-template", model).encode_batch(conversations, keep_errors=True)
+    taken = [(c, s) for c, s in zip(conversations, encoded, strict=True) if isinstance(s, EncodedStream)]
+    if not taken:
+        raise UsageError(f"No template can be matched to {model.id}: {encoded[0]}")
+    return [c for c, _ in taken], [s for _, s in taken]
+
+
+def _likeness(wanted: Sequence[str], written: Sequence[str | None]) -> float:
+    from rapidfuzz.distance import Levenshtein
+
+    shares = [
+        0.0 if theirs is None else Levenshtein.normalized_similarity(ours, theirs)
+        for ours, theirs in zip(wanted, written, strict=True)
+    ]
+    return sum(shares) / len(shares)
+
+
+def _exact(
+    model: Model, match: Match, conversations: Sequence[Conversation], references: Sequence[EncodedStream]
+) -> Match:
+    encoder = load_encoder(match.spec, model)
+    longest = equal = same_labels = 0
+    for reference, subject in zip(references, encoder.encode_batch(conversations, keep_errors=True), strict=True):
+        longest += max(len(reference), len(subject) if isinstance(subject, EncodedStream) else 0)
+        if not isinstance(subject, EncodedStream):
+            continue
+        for hunk in compare(reference, subject).hunks:
+            if hunk.kind == "equal":
+                equal += hunk.ref_end - hunk.ref_start
+                same_labels += sum(
+                    (a == IGNORE) == (b == IGNORE)
+                    for a, b in zip(
+                        reference.labels[hunk.ref_start : hunk.ref_end],
+                        subject.labels[hunk.sub_start : hunk.sub_end],
+                        strict=True,
+                    )
+                )
+    effects = encoder.effects
+    pairs = (effects.eos_token, effects.pad_token, effects.chat_template)
+    changes = len(effects.added_tokens) + len(effects.made_special) + sum(before != after for before, after in pairs)
+    return Match(
+        match.template,
+        match.spec,
+        match.text,
+        round(equal / longest, 6) if longest else None,
+        round(same_labels / equal, 6) if equal else None,
+        changes,
+    )
+
+
+def choose_encoder(spec: str | Encoder, model: Model, **options: Any) -> tuple[Encoder, str]:
+    """The encoder of a SPEC, and in one sentence why it is this one.
+
+    A SPEC without a template gets the framework's own choice for the model, else the best match.
+    Raises UsageError when neither can be had.
+    """
+    if not isinstance(spec, str):
+        return spec, "The encoder was given."
+    parsed = parse_spec(spec)
+    framework = get_framework(parsed.framework)
+    if parsed.template is not None or not framework.templates(parsed.version):
+        return load_encoder(spec, model, **options), "It was asked for."
+    choice = framework.choose(model, parsed.version)
+    if choice is not None:
+        chosen, why = choice.template, choice.why
+    else:
+        best = best_match(model, parsed.framework, version=parsed.version)[0]
+        share = f"{best.tokens:.1%} of the tokens of {len(PROBES)} probes are equal" if best.tokens else "by its text"
+        chosen = best.template
+        why = (
+            f"{framework.title} proposes no template for {model.id}; `{chosen}` fits its chat template best ({share})."
+        )
+    return load_encoder(f"{spec}:{chosen}" if chosen else spec, model, **options), why

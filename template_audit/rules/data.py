@@ -1,0 +1,93 @@
+"""Rules of the group Data: what a single example can lose or carry along."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from template_audit.rules.evidence import count, show
+from template_audit.rules.interface import Case, Hit, refusal_rule, rule
+
+_PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.]*\s*\}\}")
+
+
+@rule(
+    "truncated-supervision",
+    severity="warning",
+    group="Data",
+    what="The length limit cut text of an answer, or whole turns.",
+    why="The model learns answers that stop in the middle, without an end marker.",
+    advice="Raise the limit (`cutoff_len`), or split or drop long examples before training.",
+)
+def truncated_supervision(case: Case) -> Iterator[Hit]:
+    facts = case.facts
+    if not facts.truncated:
+        return
+    lost = [
+        i
+        for i, message in enumerate(case.conversation.messages)
+        if message.role == "assistant" and facts.ref.body(i) is not None and facts.is_cut(i)
+    ]
+    if lost:
+        whole = [i for i in lost if facts.sub.body(i) is None]
+        missing = len(case.reference) - len(case.subject)
+        yield Hit(
+            f"The length limit took text of {count(len(lost), 'answer')}"
+            + (f", {len(whole)} of them whole" if whole else "")
+            + f"; the example has {count(len(case.subject), 'token')}"
+            + (f", {missing:,} fewer than the conversation." if missing > 0 else "."),
+            turn=lost[0],
+            subject=facts.sub.body(lost[0]),
+        )
+
+
+@rule(
+    "unfilled-placeholder",
+    severity="warning",
+    group="Data",
+    what="A placeholder such as `{{name}}` stands in the text.",
+    why="Somebody meant to fill it in. The model learns to write it.",
+    advice="Fill it in before training (LLaMA-Factory's identity.json has `{{name}}` and `{{author}}`).",
+)
+def unfilled_placeholder(case: Case) -> Iterator[Hit]:
+    sub = case.facts.sub
+    for match in _PLACEHOLDER.finditer(case.subject.text):
+        span = sub.tokens(match.start(), match.end())
+        origin = sub.origins[span[0]] if span[0] < span[1] else None
+        message = origin.message if origin else None
+        where = f" in message {message}" if message is not None else ""
+        yield Hit(f"{show(match.group())}{where} was never filled in.", key=match.group(), turn=message, subject=span)
+
+
+@rule(
+    "empty-response",
+    severity="warning",
+    group="Data",
+    what="An answer is empty or only whitespace.",
+    why="The model learns to say nothing: to stop at once, or to write a blank.",
+    advice="Drop such examples.",
+)
+def empty_response(case: Case) -> Iterator[Hit]:
+    for index, message in enumerate(case.conversation.messages):
+        if message.role == "assistant" and not (message.content or "").strip() and not message.tool_calls:
+            yield Hit(f"The answer of message {index} is {show(message.content or '')}.", turn=index)
+
+
+refusal_rule(
+    "example-dropped",
+    severity="warning",
+    group="Data",
+    what="The framework leaves the example out.",
+    why="It is not trained, and only a line in the log says so: the data set is smaller than it looks.",
+    advice="Bring the example into the shape that the framework takes: strictly alternating turns that end with an "
+    "answer.",
+)
+
+refusal_rule(
+    "encoding-failed",
+    severity="error",
+    group="Data",
+    what="An encoder raises on the example.",
+    why="A training run stops there, often hours after its start.",
+    advice="Correct the example or leave it out; the message says what the encoder stumbled over.",
+)

@@ -1,0 +1,115 @@
+"""Rules of the group Model files: the chat template as it is stored, and as it will be saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from template_audit.rules.evidence import count, show
+from template_audit.rules.interface import Case, Hit, ModelCase, refusal_rule, rule
+from template_audit.stream import IGNORE
+
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+refusal_rule(
+    "template-missing",
+    severity="error",
+    group="Model files",
+    what="The model has no chat template that could be used.",
+    why="Nothing says how inference will write a conversation, so nothing can be compared: every runtime falls back "
+    "to a guess of its own.",
+    advice="Give the template that inference will use with `--chat-template FILE`, and save it beside the weights.",
+)
+
+
+@rule(
+    "template-source-conflict",
+    severity="error",
+    group="Model files",
+    scope="model",
+    what="The model's files hold different chat templates under one name.",
+    why="Which one is used depends on the program and its version: transformers reads one file, GGUF converters and "
+    "servers another.",
+    advice="Keep one template, in chat_template.jinja, and remove the others.",
+)
+def template_source_conflict(case: ModelCase) -> Iterator[Hit]:
+    sources = case.model.template_sources
+    for winner in (source for source in sources if source.wins):
+        for other in sources:
+            if other.name == winner.name and not other.wins and other.template.strip() != winner.template.strip():
+                yield Hit(
+                    f"The template in {other.place} is not the one in {winner.place}, which transformers uses.",
+                    key=f"{other.place}#{other.name}",
+                )
+
+
+@rule(
+    "template-rewritten",
+    severity="warning",
+    group="Model files",
+    scope="model",
+    what="The framework saves another chat template beside the weights than the one that it was given.",
+    why="Inference with the trained model then uses the framework's template: often without tools, reasoning and "
+    "generation prompt.",
+    advice="Check the saved template, or put the original back after training.",
+)
+def template_rewritten(case: ModelCase) -> Iterator[Hit]:
+    before, after = case.subject_encoder.effects.chat_template
+    if before is not None and after is not None and before != after:
+        losses = [
+            what
+            for what, word in (("tools", "tools"), ("the generation prompt", "add_generation_prompt"))
+            if word in before and word not in after
+        ]
+        yield Hit(
+            f"The framework replaces the chat template ({len(before):,} characters) by its own ({len(after):,})"
+            + (f", which does not know {' and '.join(losses)}." if losses else "."),
+            key="rewritten",
+        )
+
+
+@rule(
+    "missing-generation-tags",
+    severity="info",
+    group="Model files",
+    scope="model",
+    what="The chat template has no `{% generation %}` tags.",
+    why="Trainers that take the loss mask from the template (TRL's `assistant_only_loss`) cannot use it.",
+    advice="Only needed for such trainers: add the tags around what the assistant writes, end marker included.",
+)
+def missing_generation_tags(case: ModelCase) -> Iterator[Hit]:
+    template = case.model.chat_template
+    if template is not None and not _GENERATION.search(template):
+        yield Hit("The chat template has no `{% generation %}` tags.")
+
+
+@rule(
+    "generation-mask-wrong",
+    severity="error",
+    group="Model files",
+    what="The `{% generation %}` tags mark other text than the assistant's turns.",
+    why="A trainer that goes by the tags trains prompts, or leaves the end of answers out.",
+    advice="Put the tags around everything that the model writes, from the end of the generation prompt through the "
+    "end marker.",
+)
+def generation_mask_wrong(case: Case) -> Iterator[Hit]:
+    renderer = getattr(case.reference_encoder, "renderer", None)
+    template = case.model.template_for(bool(case.conversation.tools))
+    if renderer is None or template is None or not _GENERATION.search(template):
+        return
+    ranges = renderer.render(case.conversation).generation_ranges
+    marked = {i for start, end in ranges for i in range(*case.facts.ref.tokens(start, end))}
+    trained = {i for i, label in enumerate(case.reference.labels) if label != IGNORE}
+    for indices, says in (
+        (marked - trained, "mark {} that the model does not write"),
+        (trained - marked, "leave out {}"),
+    ):
+        heavy = sorted(i for i in indices if case.reference.token_text(i).strip())
+        if heavy:
+            first = heavy[0]
+            yield Hit(
+                f"The tags {says.format(count(len(heavy), 'token'))}, first {show(case.reference.token_text(first))}.",
+                key=says,
+                turn=case.facts.ref.origins[first].message,
+                reference=(first, first + 1),
+            )

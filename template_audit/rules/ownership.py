@@ -1,0 +1,160 @@
+"""Which rule answers for which hunk, so that one cause is reported once. No rule is defined here."""
+
+from __future__ import annotations
+
+from template_audit.alignment import Hunk
+from template_audit.rules.evidence import THOUGHT, Facts, Side, Span
+from template_audit.rules.markers import split_markers
+from template_audit.rules.prompts import prompt_drifts
+from template_audit.rules.turn_ends import ends_found
+
+TOOL_FIELDS = ("tools", "tool_call", "tool_result")
+
+
+def owners(facts: Facts) -> list[str]:
+    """For each hunk the name of the rule that reports it; the most specific one wins."""
+    hunks = facts.case.alignment.hunks
+    if all(hunk.kind == "equal" for hunk in hunks):
+        return [""] * len(hunks)
+    return _Owners(facts).all()
+
+
+class _Owners:
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.splits = list(split_markers(facts))
+        self.drifts = [drift for drift in prompt_drifts(facts) if not drift.history]
+        self.ends = {end.message: (rule, end) for rule, end, _ in ends_found(facts)}
+        self.last = _last_that_counts(facts)
+
+    def all(self) -> list[str]:
+        return [self.owner(hunk) if hunk.kind != "equal" else "" for hunk in self.facts.case.alignment.hunks]
+
+    def owner(self, hunk: Hunk) -> str:
+        facts = self.facts
+        ref, sub = (hunk.ref_start, hunk.ref_end), (hunk.sub_start, hunk.sub_end)
+        if self.only_bos(ref, sub):
+            return "missing-bos"
+        if hunk.kind == "segmentation":
+            return "special-token-split" if self.split(sub, own=True) else "segmentation-drift"
+        if facts.truncated and hunk.kind == "missing":
+            return "truncated-supervision"
+        if any(facts.overlaps(ref, facts.ref.body(m) or (0, 0)) for m in facts.missing_in_subject) or any(
+            facts.overlaps(sub, facts.sub.body(m) or (0, 0)) for m in facts.missing_in_reference
+        ):
+            return "message-dropped"
+        if rule := self.fields(ref, sub):
+            return rule
+        if rule := self.at_end(hunk):
+            return rule
+        if ref[0] > self.last[0] and sub[0] > self.last[1]:
+            return "after-training"
+        if self.split(sub, own=False):
+            return "foreign-special-token"
+        if self.split(sub, own=True):
+            return "special-token-split"
+        if any(_about(sub, drift.subject) and _about(ref, drift.reference) for drift in self.drifts):
+            return "generation-prompt-drift"
+        if hunk.kind == "whitespace":
+            return "whitespace-drift"
+        if self.near_tools(ref, sub):
+            return "tool-layout-drift"
+        if _inside(ref, facts.ref.opening(facts.first_message)) and _inside(
+            sub, facts.sub.opening(facts.first_message)
+        ):
+            return "system-prompt-drift"
+        return "token-drift"
+
+    def only_bos(self, ref: Span, sub: Span) -> bool:
+        bos = self.facts.control.bos
+        case = self.facts.case
+        ids = [*case.reference.input_ids[slice(*ref)], *case.subject.input_ids[slice(*sub)]]
+        return bos is not None and set(ids) == {bos} and ref[0] <= 1 and sub[0] <= 1
+
+    def split(self, sub: Span, *, own: bool) -> bool:
+        return any(self.facts.overlaps(split.tokens, sub) for split in self.splits if (split.own is not None) == own)
+
+    def fields(self, ref: Span, sub: Span) -> str:
+        """Reasoning and other fields of a message that only one side writes."""
+        facts = self.facts
+        theirs, ours = facts.ref.fields(ref), facts.sub.fields(sub)
+        for origin in sorted(theirs | ours, key=str):
+            message, field, _ = origin
+            if message is None or field not in ("reasoning", "content", "tool_call"):
+                continue
+            there, here = facts.ref.has(message, field), facts.sub.has(message, field)
+            if there == here:
+                continue
+            if field == "reasoning" and not there:
+                return "thinking-injected"
+            if field == "reasoning" and message != facts.answers[-1]:
+                return "thinking-stripped"
+            if message not in facts.missing_in_subject | facts.missing_in_reference:
+                return "field-dropped"
+        thoughts = (THOUGHT.search(facts.ref.text(ref)) is not None, THOUGHT.search(facts.sub.text(sub)) is not None)
+        return {(True, False): "thinking-stripped", (False, True): "thinking-injected"}.get(thoughts, "")
+
+    def at_end(self, hunk: Hunk) -> str:
+        """The turn-end rule whose marker this hunk holds, and nothing else of weight."""
+        facts = self.facts
+        for rule, end in self.ends.values():
+            ref_stop, sub_stop = end.reference + 1, (end.subject_tail[0] if end.subject is None else end.subject + 1)
+            if rule == "duplicate-turn-end":
+                if end.subject_tail[0] <= hunk.sub_start and not self.weighs(facts.ref, (hunk.ref_start, hunk.ref_end)):
+                    second = facts.significant(facts.sub, (sub_stop, end.subject_tail[1]))
+                    if second is not None and hunk.sub_start <= second < hunk.sub_end <= second + 2:
+                        return rule
+                continue
+            covers = hunk.ref_start <= end.reference < hunk.ref_end
+            ref_rest = (ref_stop, hunk.ref_end)
+            sub_rest = (max(sub_stop, hunk.sub_start), hunk.sub_end)
+            if (
+                covers
+                and not self.weighs(facts.ref, ref_rest)
+                and (rule == "missing-turn-end" or not self.weighs(facts.sub, sub_rest))
+            ):
+                return rule
+        return ""
+
+    def weighs(self, side: Side, span: Span) -> bool:
+        return bool(side.text(span).strip())
+
+    def near_tools(self, ref: Span, sub: Span) -> bool:
+        """True in or beside tool definitions, calls and results."""
+        facts = self.facts
+        return _gap_has(facts.ref, ref, facts.first_message) or _gap_has(facts.sub, sub, facts.first_message)
+
+
+def _gap_has(side: Side, span: Span, first: int) -> bool:
+    """True when the text from the body before to the body after these tokens holds a tool field."""
+    bodies = sorted(body for m in side.messages() if (body := side.body(m)) is not None)
+    before = max((b for b in bodies if b[1] <= span[0]), default=(0, 0))
+    after = min((b for b in bodies if b[0] >= span[1]), default=(len(side.stream), len(side.stream)))
+    return any(
+        origin.field in TOOL_FIELDS and not (origin.field == "tool_result" and before == (0, 0))
+        for origin in side.fields((before[0], after[1]))
+    )
+
+
+def _about(inner: Span, outer: Span) -> bool:
+    """True for a range that lies inside another but for a token at each end, which may be merged with text."""
+    return _inside(inner, (outer[0] - 1, outer[1] + 1))
+
+
+def _inside(inner: Span, outer: Span) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _last_that_counts(facts: Facts) -> Span:
+    """The last token on each side that training or generation can reach.
+
+    That is the last trained one; or the end marker of the last answer, when both sides have the same
+    and generation stops at it: whatever is trained after it is never generated.
+    """
+    last = [max(side.trained(0, len(side.stream)), default=-1) for side in (facts.ref, facts.sub)]
+    end = facts.ends[-1] if facts.ends and facts.ends[-1].message == facts.answers[-1] else None
+    if end is not None and end.subject is not None and facts.sub.is_trained(end.subject):
+        token = facts.case.subject.input_ids[end.subject]
+        if token == facts.case.reference.input_ids[end.reference] and token in facts.control.stops:
+            return end.reference, end.subject
+    return last[0], last[1]

@@ -1,0 +1,229 @@
+"""Rules of the group Stream that look at what stands before an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from template_audit.rules.evidence import Facts, Span, show
+from template_audit.rules.interface import Case, Hit, rule
+from template_audit.stream import EncodedStream, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PromptDrift:
+    """What stands before an answer in training, against what inference shows there.
+
+    `reference` and `subject` are the token ranges of the header in the two streams. `history` is
+    True when the header agrees and something earlier, in an otherwise equal stream, does not.
+    """
+
+    message: int
+    shown: str
+    trained: str
+    reference: Span
+    subject: Span
+    at: int
+    """Index of the first token that differs, in the subject."""
+    shown_id: int | None
+    history: bool = False
+
+
+def prompt_drifts(facts: Facts) -> Iterator[PromptDrift]:
+    """Answers whose own header is not what inference shows before them.
+
+    What differs earlier (a system prompt, an earlier turn) is another rule's to say, once.
+    """
+    prompts = {prompt.message: prompt for prompt in facts.case.reference.prompts if prompt.error is None}
+    unexplained = True
+    for message in facts.answers:
+        prompt = prompts.get(message)
+        if prompt is None:
+            continue
+        found = _drift(facts, message, prompt)
+        if found is not None and (not found.history or unexplained):
+            unexplained = unexplained and not found.history
+            yield found
+
+
+def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
+    sub, ids = facts.sub, facts.case.subject.input_ids
+    zone, body = sub.before(message)
+    first = next(sub.trained(zone, sub.after(message)[1]), None)
+    if first is None:
+        return None
+    first = min(first, body)
+    size = len(prompt.input_ids)
+    if ids[:size] == prompt.input_ids and first <= size:
+        return None  # tokens that inference shows and training trains are a matter of labels
+    shared = _common(ids[:first], prompt.input_ids)
+    ref_zone = facts.ref.before(message)[0] if facts.ref.body(message) is not None else shared
+    trained = sub.stream.text[sub.text_before(message) : sub.char(first)]
+    shown = _shown(facts, prompt, message)
+    if _same_header(prompt, trained, shown, sub.stream.text[: sub.text_before(message)]):
+        explained = any(h.kind != "equal" and h.sub_start < first for h in facts.case.alignment.hunks)
+        if explained:
+            return None
+        ids_shown = prompt.input_ids[shared] if shared < size else None
+        return PromptDrift(
+            message, prompt.text, sub.text((0, first)), (0, ref_zone), (0, first), shared, ids_shown, True
+        )
+    reference = (ref_zone, facts.ref.before(message)[1]) if facts.ref.body(message) is not None else (shared, shared)
+    at, shown_id = shared, prompt.input_ids[shared] if shared < size else None
+    if prompt.input_ids[:ref_zone] == facts.case.reference.input_ids[:ref_zone]:
+        theirs, ours = prompt.input_ids[ref_zone:], ids[zone:first]
+        same = _common(theirs, ours)
+        at, shown_id = zone + same, theirs[same] if same < len(theirs) else None
+    return PromptDrift(
+        message, prompt.text[-80:] if shown is None else shown, trained, reference, (zone, first), at, shown_id
+    )
+
+
+def _common(a: Sequence[object], b: Sequence[object]) -> int:
+    """The number of leading items that are equal."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _same_header(prompt: Prompt, trained: str, shown: str | None, before: str) -> bool:
+    """True when the header is the same, so that only something earlier can differ."""
+    if shown is not None:
+        return shown == trained
+    rest = prompt.text.removesuffix(trained)
+    return len(rest) + len(trained) == len(prompt.text) and rest.rstrip()[-1:] == before.rstrip()[-1:]
+
+
+def _shown(facts: Facts, prompt: Prompt, message: int) -> str | None:
+    """The part of the prompt that stands after the last message; None when the prompt is no prefix of the whole."""
+    if facts.ref.body(message) is None:
+        return None
+    start = facts.ref.text_before(message)
+    same = prompt.text[:start] == facts.case.reference.text[:start]
+    return prompt.text[start:] if same else None
+
+
+@rule(
+    "generation-prompt-drift",
+    severity="error",
+    group="Stream",
+    what="The tokens before a trained answer are not the ones that inference shows the model at that place.",
+    why="The model learns to answer after one sequence and is asked to answer after another. It starts off its "
+    "training distribution at the very first token, which shows as ignored instructions, repeated headers or "
+    "answers in the wrong format.",
+    advice="Use the framework template whose header equals the chat template's generation prompt, or save the "
+    "template that was trained beside the weights.",
+)
+def generation_prompt_drift(case: Case) -> Iterator[Hit]:
+    for drift in prompt_drifts(case.facts):
+        sub = case.facts.sub
+        if drift.history:
+            yield Hit(
+                f"Before the answer of message {drift.message} inference shows an earlier part of the conversation "
+                f"differently than the whole conversation is written: from token {drift.at} on it has id "
+                f"{drift.shown_id} where training has {_token(case, drift.at)}.",
+                key="history",
+                turn=drift.message,
+                subject=(drift.at, min(drift.at + 1, len(case.subject))),
+            )
+            continue
+        shown = "the end of the prompt" if drift.shown_id is None else _shown_token(case, drift)
+        first = _token(case, drift.at) if drift.at < drift.subject[1] else "the answer"
+        yield Hit(
+            f"Before the answer of message {drift.message} training has {show(drift.trained)} and inference shows "
+            f"{show(drift.shown)}; the first token that differs is {first} in training and {shown} at inference.",
+            key=f"{_cause(drift.shown)}\x1f{_cause(drift.trained)}",
+            turn=drift.message,
+            reference=drift.reference,
+            subject=(sub.before(drift.message)[0], drift.subject[1]),
+        )
+
+
+def _cause(text: str) -> str:
+    return text[-120:]
+
+
+def _token(case: Case, index: int) -> str:
+    return f"{show(case.subject.token_text(index), 30)} (id {case.subject.input_ids[index]})"
+
+
+def _shown_token(case: Case, drift: PromptDrift) -> str:
+    start, end = drift.reference
+    for index in range(start, end):
+        if case.reference.input_ids[index] == drift.shown_id:
+            return f"{show(case.reference.token_text(index), 30)} (id {drift.shown_id})"
+    return f"id {drift.shown_id}"
+
+
+@rule(
+    "not-prefix-stable",
+    severity="warning",
+    group="Stream",
+    what="What inference shows before an answer is not how the whole conversation begins: the chat template writes "
+    "a message differently once another follows.",
+    why="A conversation trained as one sequence then shows earlier turns in a form that the model never sees when "
+    "it writes the answer after them. Prefix caches miss, too.",
+    advice="Train such conversations turn by turn (one example per answer), or use a template that writes history "
+    "the same way at every turn.",
+)
+def not_prefix_stable(case: Case) -> Iterator[Hit]:
+    for prompt in case.reference.prompts:
+        if prompt.error is None and not case.reference.text.startswith(prompt.text):
+            at = _common(case.reference.text, prompt.text)
+            if _only_answer_differs(case, prompt, at):
+                continue
+            yield Hit(
+                f"Before message {prompt.message} inference shows {show(prompt.text[at : at + 60])} where the whole "
+                f"conversation has {show(case.reference.text[at : at + 60])}.",
+                key="prefix",
+                turn=prompt.message,
+            )
+
+
+def _only_answer_differs(case: Case, prompt: Prompt, at: int) -> bool:
+    """True when all of the history agrees and the difference lies in the header of the answer itself."""
+    body = case.facts.ref.body(prompt.message)
+    if body is None:
+        return False
+    zone = case.facts.ref.before(prompt.message)[0]
+    return zone < len(case.reference.spans) and at >= case.reference.spans[zone][0]
+
+
+@rule(
+    "system-prompt-drift",
+    severity="warning",
+    group="Stream",
+    what="What stands before the first turn differs: a system prompt that only one side adds, drops or rewrites.",
+    why="The model is trained under one system prompt and used under another (or under none). Small models lean on "
+    "it heavily: persona, date and tool habits learned in training may not show at inference.",
+    advice="Give the system prompt explicitly in the data and at inference, or choose the framework template (or its "
+    "`default_system`) that writes what the chat template writes.",
+)
+def system_prompt_drift(case: Case) -> Iterator[Hit]:
+    facts = case.facts
+    hunks = list(facts.owned("system-prompt-drift"))
+    if not hunks:
+        return
+    ref = _without_bos(case.reference, (hunks[0].ref_start, hunks[-1].ref_end), facts.control.bos)
+    sub = _without_bos(case.subject, (hunks[0].sub_start, hunks[-1].sub_end), facts.control.bos)
+    theirs, ours = facts.ref.text(ref), facts.sub.text(sub)
+    if not ours.strip():
+        message, key = (
+            f"The chat template writes {show(theirs)} before the first turn; training has nothing there.",
+            "dropped",
+        )
+    elif not theirs.strip():
+        message, key = (
+            f"Training has {show(ours)} before the first turn; the chat template writes nothing there.",
+            "injected",
+        )
+    else:
+        message, key = (
+            f"Before the first turn training has {show(ours)} and the chat template {show(theirs)}.",
+            "changed",
+        )
+    yield Hit(message, key=key, turn=0 if facts.first_message else None, reference=ref, subject=sub)
+
+
+def _without_bos(stream: EncodedStream, span: Span, bos: int | None) -> Span:
+    """The range without a BOS at its start, which is another rule's matter."""
+    start, end = span
+    return (start + 1, end) if start < end and stream.input_ids[start] == bos else span
