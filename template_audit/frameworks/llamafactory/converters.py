@@ -185,10 +185,16 @@ class _Conversion:
             messages = messages[1:]
         self.messages = messages
 
+    def _system_column(self, system: Any) -> None:
+        """A system text in a column of its own is the first message of the neutral conversation."""
+        self.system = _traced(system, Origin(0, "system"))
+        if system:
+            self.system_message, self.first = 0, 1
+
     def sharegpt(self) -> Converted:
         row, attributes = self.row, self.attributes
         if not self.first:
-            self.system = _traced(row[attributes.system] if attributes.system else "", Origin(None, "system"))
+            self._system_column(row[attributes.system] if attributes.system else "")
         tags = (
             (attributes.user_tag, attributes.observation_tag),
             (attributes.assistant_tag, attributes.function_tag),
@@ -208,9 +214,7 @@ class _Conversion:
     def openai(self) -> Converted:
         row, attributes = self.row, self.attributes
         if not self.first:
-            self.system = _traced(
-                row.get(attributes.system, "") if attributes.system else "", Origin(None, "system")
-            )
+            self._system_column(row.get(attributes.system, "") if attributes.system else "")
         aligned = self._openai_messages()
         roles: tuple[tuple[str, str], ...] = (("user", "observation"), ("assistant", "function"))
         for turn, message in enumerate(aligned):

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks import nearest
-from template_audit.frameworks.llamafactory.messages import Example, example_of
+from template_audit.frameworks.llamafactory.messages import ROW_KEY, Example, example_of
 from template_audit.frameworks.llamafactory.options import SftOptions
 from template_audit.frameworks.llamafactory.registry import Registry, Special, TemplateSpec, Token
+from template_audit.frameworks.llamafactory.run import example_of_foreign_row
 from template_audit.frameworks.llamafactory.saved_template import special_token
-from template_audit.frameworks.llamafactory.sft import Encoded, Mark, TokenizedSide, encode_turns
+from template_audit.frameworks.llamafactory.sft import Encoded, Mark, TokenId, TokenizedSide, encode_turns
 from template_audit.frameworks.llamafactory.special_tokens import fixed_tokenizer
 from template_audit.frameworks.llamafactory.streams import stream_of
-from template_audit.frameworks.llamafactory.template import Side, in_force, turns_of
+from template_audit.frameworks.llamafactory.template import Side, in_force, oneturn_of, turns_of
 from template_audit.frameworks.llamafactory.tool_formats import FORMATS, Release
 from template_audit.model.tokenizer import encode_texts
 from template_audit.stream import LITERAL, EncodedStream
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 Tokens = tuple[list[int], list[tuple[int, int]]]
 Turns = list[tuple[Side, Side]]
+OneTurn = tuple[list[TokenId], list[TokenId]]
+"""The ids of a prompt and of its answer."""
 
 
 class LlamaFactoryEncoder:
@@ -69,13 +72,27 @@ class LlamaFactoryEncoder:
 
         With `keep_errors` an EncodingError takes the place of a stream, else the first one is raised.
         """
-        examples: list[Example | EncodingError] = []
+        return self.encode_examples(self.examples_of(conversations), keep_errors=keep_errors)
+
+    def examples_of(self, conversations: Sequence[Conversation]) -> list[Example | EncodingError]:
+        """The framework's own form of each conversation.
+
+        A conversation that was read from a data set row goes through the framework's converter; of a
+        training run's rows the converter's result is there already (`ROW_KEY`).
+        """
+        out: list[Example | EncodingError] = []
         for conversation in conversations:
-            try:
-                examples.append(example_of(conversation, self.template.thought_words))
-            except EncodingError as error:
-                examples.append(error)
-        return self.encode_examples(examples, keep_errors=keep_errors)
+            row = conversation.row or {}
+            example: Example | EncodingError | None = row.get(ROW_KEY)
+            if example is None and "format" in row:
+                example = example_of_foreign_row(row["format"], row["data"], self.registry.behaviours, conversation.id)
+            if example is None:
+                try:
+                    example = example_of(conversation, self.template.thought_words)
+                except EncodingError as error:
+                    example = error
+            out.append(example)
+        return out
 
     def encode_examples(
         self, examples: Sequence[Example | EncodingError], *, keep_errors: bool = False
@@ -117,6 +134,34 @@ class LlamaFactoryEncoder:
                 out.append(error)
         return out
 
+    def encode_oneturn(self, examples: Sequence[Example]) -> list[OneTurn | EncodingError]:
+        """Prompt ids and ids of the last answer, uncut, as ``Template.encode_oneturn`` returns them.
+
+        Every example has exactly one response. An id may be None, as in `encode_ids`.
+        """
+        planned: list[Turns | EncodingError] = []
+        for example in examples:
+            try:
+                planned.append([oneturn_of(self.template, example, self._release)])
+            except Exception as error:
+                planned.append(error if isinstance(error, EncodingError) else self._stopped(error))
+        tokens = self._tokenize(planned)
+        out: list[OneTurn | EncodingError] = []
+        for turns in planned:
+            if isinstance(turns, EncodingError):
+                out.append(turns)
+                continue
+            try:
+                out.append((self._side(turns[0][0], tokens).ids, self._side(turns[0][1], tokens).ids))
+            except EncodingError as error:
+                out.append(error)
+        return out
+
+    def _stopped(self, error: Exception) -> EncodingError:
+        return EncodingError(
+            f"LLaMA-Factory {self.registry.version} stops with {type(error).__name__} on this example: {error}"
+        )
+
     def _plan(self, example: Example | EncodingError) -> Turns | EncodingError:
         if isinstance(example, EncodingError):
             return example
@@ -136,9 +181,7 @@ class LlamaFactoryEncoder:
         except EncodingError as error:
             return error
         except Exception as error:
-            return EncodingError(
-                f"LLaMA-Factory {self.registry.version} stops with {type(error).__name__} on this example: {error}"
-            )
+            return self._stopped(error)
 
     def _tokenize(self, planned: Iterable[Turns | EncodingError]) -> dict[str, Tokens | EncodingError]:
         """The tokens of every text slot; the template's own texts are tokenized once and kept."""

@@ -16,6 +16,9 @@ from template_audit.stream import Field, Origin
 from template_audit.trace import Traced, join
 
 ExampleRole = Literal["user", "assistant", "observation", "function"]
+ROW_KEY = "llamafactory"
+"""Under this key of `Conversation.row` stands the Example (or the EncodingError) of the framework's converter."""
+
 _TOOL_RESULT_SEPARATOR = "\n</tool_response>\n<tool_response>\n"
 _FIELDS: dict[str, Field] = {
     "user": "content",

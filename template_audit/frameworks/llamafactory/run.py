@@ -1,27 +1,49 @@
-"""The rows of a training run, converted as the framework converts them.
+"""Data set rows on their way into the encoder, converted as the framework converts them.
 
 Source: LLaMA-Factory 0.9.5, data/loader.py (``_get_merged_dataset``, ``_load_single_dataset``).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
-from template_audit.conversation import Conversation, Message, ToolCall
-from template_audit.errors import EncodingError
+from template_audit.conversation import Conversation
+from template_audit.datasets import formats
+from template_audit.errors import DataError, EncodingError
 from template_audit.frameworks.interface import TrainingRun
 from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.converters import Stage, check_stage, convert, drop_reason
 from template_audit.frameworks.llamafactory.dataset_info import DatasetAttributes, dataset_attributes, local_files
-from template_audit.frameworks.llamafactory.messages import Example, ExampleMessage
-from template_audit.frameworks.llamafactory.rows import read_rows
-from template_audit.trace import runs_of
+from template_audit.frameworks.llamafactory.messages import ROW_KEY, Example
+from template_audit.frameworks.llamafactory.rows import arrow_rows, read_rows
 
-ROW_KEY = "llamafactory"
-"""Under this key of `Conversation.row` stands the Example (or the EncodingError) of the framework's converter."""
+_SHAREGPT_ROLES = {
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+_OPENAI_ROLES = {
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "tool",
+    "function_tag": "assistant",
+    "system_tag": "system",
+}
+# What LLaMA-Factory's data/README.md tells users to put into dataset_info.json for such files
+_OPENAI_TAGS = {
+    "messages": "messages",
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "tool",
+    "system_tag": "system",
+}
 
 
 def first_rows(run: TrainingRun, behaviours: Behaviours, limit: int) -> list[Conversation]:
@@ -35,75 +57,80 @@ def first_rows(run: TrainingRun, behaviours: Behaviours, limit: int) -> list[Con
         check_stage(attributes, cast(Stage, run.stage))
         folder = str(run.dataset_dir) if not isinstance(run.dataset_dir, Mapping) else "."
         wanted = limit if run.max_samples is None else min(limit, run.max_samples)
-        rows = read_rows(local_files(attributes, folder), None, attributes.split)
-        out += _conversations(islice(rows, wanted), attributes, behaviours, cast(Stage, run.stage))
+        rows = islice(read_rows(local_files(attributes, folder), None, attributes.split), wanted)
+        out += [_conversation(row, attributes, behaviours, run.stage, n) for n, row in enumerate(rows, 1)]
     return out
 
 
-def _conversations(
-    rows: Iterator[dict[str, Any]], attributes: DatasetAttributes, behaviours: Behaviours, stage: Stage
-) -> Iterator[Conversation]:
-    for number, row in enumerate(rows, 1):
-        name = f"{attributes.name}#{number}"
-        try:
-            converted = convert(row, attributes, behaviours, name)
-            reason = drop_reason(converted, stage)
-            if reason is not None:
-                raise EncodingError(f"LLaMA-Factory drops {name}: {reason}.", kind="example-dropped")
-        except EncodingError as error:
-            yield Conversation((), id=name, row={ROW_KEY: error})
-        else:
-            yield conversation_of(converted.example, name)
+def _conversation(
+    row: dict[str, Any], attributes: DatasetAttributes, behaviours: Behaviours, stage: str, number: int
+) -> Conversation:
+    """The row as a neutral conversation that brings the framework's own example along."""
+    name = f"{attributes.name}#{number}"
+    prepared = example_of_row(row, attributes, behaviours, stage, name)
+    try:
+        neutral = formats()[attributes.formatting].read(_neutral_row(row, attributes), name)
+    except DataError as error:
+        if isinstance(prepared, Example):
+            prepared = EncodingError(f"{error} LLaMA-Factory takes the row as it is.")
+        neutral = Conversation(())
+    return replace(neutral, id=name, row={ROW_KEY: prepared})
 
 
-def conversation_of(example: Example, name: str) -> Conversation:
-    """The neutral conversation that an example of the framework stands for, the example in its `row`.
+def example_of_row(
+    row: Mapping[str, Any], attributes: DatasetAttributes, behaviours: Behaviours, stage: str, name: str
+) -> Example | EncodingError:
+    """What the framework's converter makes of a row, or why it drops it or stops."""
+    try:
+        converted = convert(row, attributes, behaviours, name)
+    except EncodingError as error:
+        return error
+    reason = drop_reason(converted, cast(Stage, stage))
+    if reason is not None:
+        return EncodingError(f"LLaMA-Factory drops {name}: {reason}.", kind="example-dropped")
+    return converted.example
 
-    Of a preference pair the preferred answer. What the framework's converter put into the system
-    text by itself is left out. A function message that is no JSON stays text.
+
+def example_of_foreign_row(
+    format: str, data: Mapping[str, Any], behaviours: Behaviours, name: str
+) -> Example | EncodingError | None:
+    """The same for a row that was read without a dataset_info.json; None for a format that is not the framework's.
+
+    Columns and tags are those that the framework's documentation gives for the format.
     """
-    messages: list[Message] = []
-    if example.system_message is not None and example.system:
-        own = "".join(text for text, field in _fields(example.system) if field == "system")
-        messages.append(Message("system", own))
-    messages += [_message(message) for message in (*example.prompt, *example.response[:1])]
-    return Conversation(tuple(messages), _tools(example.tools), name, {ROW_KEY: example})
-
-
-def _fields(text: str) -> Iterator[tuple[str, str]]:
-    at = 0
-    plain = str.__str__(text)
-    for length, origin in runs_of(text):
-        yield plain[at : at + length], origin.field
-        at += length
-
-
-def _message(message: ExampleMessage) -> Message:
-    content = str.__str__(message.content) if isinstance(message.content, str) else str(message.content)
-    if message.role == "observation":
-        return Message("tool", content)
-    if message.role == "user":
-        return Message("user", content)
-    calls = _calls(content) if message.role == "function" else ()
-    return Message("assistant", None if calls else content, tool_calls=calls)
-
-
-def _calls(content: str) -> tuple[ToolCall, ...]:
-    try:
-        data = json.loads(content)
-    except ValueError:
-        return ()
-    calls = data if isinstance(data, list) else [data]
-    if not all(isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call for call in calls):
-        return ()
-    return tuple(ToolCall(call["name"], call["arguments"]) for call in calls)
-
-
-def _tools(text: str | None) -> tuple[Mapping[str, Any], ...] | None:
-    if not text:
+    if format not in ("alpaca", "sharegpt", "openai"):
         return None
-    try:
-        tools = json.loads(text)
-    except ValueError:
-        return None
-    return tuple(tools) if isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools) else None
+    given: dict[str, Any] = {key: key for key in ("system", "tools", "history") if key in data}
+    if format == "openai":
+        given = {**_OPENAI_TAGS, **given}
+    elif format == "sharegpt":
+        given["messages"] = next((key for key in ("conversations", "messages", "conversation") if key in data), "")
+    attributes = replace(DatasetAttributes(name=name, load_from="file", location=name), formatting=format, **given)
+    columns = (attributes.prompt, attributes.query, attributes.response) if format == "alpaca" else ()
+    row = {**{column: None for column in columns if column}, **arrow_rows([dict(data)])[0]}
+    return example_of_row(row, attributes, behaviours, "sft", name)
+
+
+def _neutral_row(row: Mapping[str, Any], attributes: DatasetAttributes) -> dict[str, Any]:
+    """The row under the names that this package's own readers know. Of a preference pair, the preferred answer."""
+    common = {key: row.get(column) for key in ("system", "tools") if (column := getattr(attributes, key))}
+    answer = row.get(attributes.chosen) if attributes.ranking and attributes.chosen else None
+    if attributes.formatting == "alpaca":
+        named = {"instruction": attributes.prompt, "input": attributes.query, "output": attributes.response}
+        named["history"] = attributes.history
+        out = {**common, **{key: row.get(column) for key, column in named.items() if column}}
+        return out if answer is None else {**out, "output": answer}
+    openai = attributes.formatting == "openai"
+    tags = _OPENAI_ROLES if openai else _SHAREGPT_ROLES
+    roles = {getattr(attributes, tag): role for tag, role in tags.items() if getattr(attributes, tag)}
+    messages = list(row.get(attributes.messages or "") or []) + ([answer] if answer else [])
+    role_key, content_key = ("role", "content") if openai else ("from", "value")
+    neutral = []
+    for message in messages:
+        sender, content = message.get(attributes.role_tag or ""), message.get(attributes.content_tag or "")
+        read = (attributes.role_tag, attributes.content_tag)
+        rest = {key: value for key, value in message.items() if key not in read}
+        neutral.append({**rest, role_key: roles.get(sender, sender), content_key: content})
+    if openai and common.get("system") and (not neutral or neutral[0][role_key] != "system"):
+        neutral.insert(0, {"role": "system", "content": common["system"]})
+    return {**common, "messages" if openai else "conversations": neutral}
