@@ -79,7 +79,8 @@ def _slot(value: Any, formatter: Instance, source: SourceTree) -> Slot:
         return Token(value["token"])
     if isinstance(value, set) and len(value) == 1 and isinstance(name := next(iter(value)), str):
         return Special(name)
-    raise _refusal((source, formatter), f"has a slot {value!r} that is no string, token or special token")
+    shown = f" {value!r}" if isinstance(value, int | float | dict | set) else ""
+    raise _refusal((source, formatter), f"has a slot{shown} that is no string, token or special token")
 
 
 def template_from_instance(name: str, value: Instance, source: SourceTree, read_slots: SlotReader) -> TemplateSpec:

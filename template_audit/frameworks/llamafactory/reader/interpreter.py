@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from template_audit.errors import UsageError
-from template_audit.frameworks.llamafactory.reader.expressions import Expressions
+from template_audit.frameworks.llamafactory.reader.calls import Calls
 from template_audit.frameworks.llamafactory.reader.source import SourceTree
 from template_audit.frameworks.llamafactory.reader.values import (
     ClassValue,
@@ -33,7 +33,7 @@ class _Return(Exception):
         self.value = value
 
 
-class Interpreter(Expressions):
+class Interpreter(Calls):
     """Follows the code of one SourceTree.
 
     `natives` replaces functions of the source, by name, where following them would lead into code that is
@@ -192,6 +192,14 @@ class Interpreter(Expressions):
         combined = ast.copy_location(ast.BinOp(read, statement.op, statement.value), statement)
         self.assign(target, self.evaluate(combined, frame), frame)
 
+    def _do_delete(self, statement: ast.Delete, frame: Frame) -> None:
+        for target in statement.targets:
+            owner = self.evaluate(target.value, frame) if isinstance(target, ast.Subscript) else None
+            key = self.evaluate(target.slice, frame) if isinstance(target, ast.Subscript) else None
+            if not isinstance(owner, dict) or key not in owner:
+                raise self.refusal(frame.module, statement, f"deletes {describe(target)}, which is not there")
+            del owner[key]
+
     def _do_if(self, statement: ast.If, frame: Frame) -> None:
         self._block(statement.body if self.truth(statement.test, frame) else statement.orelse, frame)
 
@@ -209,11 +217,9 @@ class Interpreter(Expressions):
             raise self.refusal(frame.module, statement, f"fails its own check {describe(statement.test)}")
 
     def _do_raise(self, statement: ast.Raise, frame: Frame) -> None:
-        names = ", ".join(f"{name}={value!r}" for name, value in frame.names.items() if isinstance(value, str))
         cause = "an error" if statement.exc is None else describe(statement.exc)
-        raise self.refusal(
-            frame.module, statement, f"raises {cause} here" + (f" (with {names[:200]})" if names else "")
-        )
+        path, line = self.position
+        raise self.refusal(frame.module, statement, f"raises {cause} for what {path} line {line} asks for")
 
 
 def _root(node: ast.expr) -> str | None:

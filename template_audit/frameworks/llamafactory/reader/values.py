@@ -101,7 +101,7 @@ class Module:
     def _evaluate(self, name: str) -> Any:
         statements = self.definitions().get(name)
         if not statements:
-            return Opaque(name)
+            return self._from_star_import(name)
         statement = statements[-1]
         if isinstance(statement, ast.FunctionDef):
             return FunctionValue(name, statement, self)
@@ -109,6 +109,12 @@ class Module:
             return ClassValue(name, statement, self)
         if isinstance(statement, ast.ImportFrom):
             return self._imported(name, statement)
+        if isinstance(statement, ast.Import):
+            alias = next(alias for alias in statement.names if name in (alias.asname, alias.name.partition(".")[0]))
+            package, *inside = alias.name.split(".")
+            if package in PACKAGES and alias.asname is not None:
+                return self._module(inside) or Opaque(name)
+            return Opaque(name)
         if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
             if len(statements) > 1:
                 raise self.interpreter.refusal(
@@ -119,19 +125,33 @@ class Module:
 
     def _imported(self, name: str, statement: ast.ImportFrom) -> Any:
         original = next(alias.name for alias in statement.names if name in (alias.asname, alias.name))
-        dotted = (statement.module or "").split(".") if statement.module else []
-        if statement.level:
-            dotted = [*self.path.split("/")[: -statement.level], *dotted]
-        elif dotted and dotted[0] in PACKAGES:
-            dotted = dotted[1:]
-        else:
+        inside = self._inside(statement)
+        if inside is None:
             return Opaque(original)
-        target = "/".join(dotted)
-        for path in (f"{target}.py", f"{target}/__init__.py"):
-            module = self.interpreter.module(path.lstrip("/"))
-            if module is not None:
-                return module.lookup(original)
-        return Opaque(original)
+        module = self._module(inside)
+        if module is not None and original in module.definitions():
+            return module.lookup(original)
+        return self._module([*inside, original]) or Opaque(original)
+
+    def _from_star_import(self, name: str) -> Any:
+        for statement in reversed(self.tree.body):
+            if isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*":
+                inside = self._inside(statement)
+                module = None if inside is None else self._module(inside)
+                if module is not None and name in module.definitions():
+                    return module.lookup(name)
+        return Opaque(name)
+
+    def _inside(self, statement: ast.ImportFrom) -> list[str] | None:
+        """The imported module as path parts inside the package, None when it is of another package."""
+        dotted = statement.module.split(".") if statement.module else []
+        if statement.level:
+            return [*self.path.split("/")[: -statement.level], *dotted]
+        return dotted[1:] if dotted and dotted[0] in PACKAGES else None
+
+    def _module(self, parts: list[str]) -> Module | None:
+        target = "/".join(parts)
+        return self.interpreter.module(f"{target}.py") or self.interpreter.module(f"{target}/__init__.py".lstrip("/"))
 
 
 @dataclass(eq=False)
