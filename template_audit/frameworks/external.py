@@ -17,7 +17,8 @@ class Worker:
     """A worker process run by another interpreter; one request at a time.
 
     Raises UsageError when the interpreter cannot be run or lacks the framework, and
-    TemplateAuditError when the worker dies or stays silent for `timeout` seconds.
+    TemplateAuditError when the worker dies or stays silent for `timeout` seconds. `versions` are those
+    of the environment, `source` is the folder of the installed framework.
     """
 
     def __init__(self, python: str, script: Path, *, timeout: float = 300.0) -> None:
@@ -43,7 +44,9 @@ class Worker:
                 f"--python: `{python}` cannot be run ({error.strerror}); give the path of an environment's bin/python."
             ) from None
         threading.Thread(target=self._drain, daemon=True).start()
-        self.versions: Mapping[str, str] = self.request({"op": "hello"}, usage=True)["versions"]
+        hello = self.request({"op": "hello"}, usage=True)
+        self.versions: Mapping[str, str] = hello["versions"]
+        self.source: str = hello["source"]
 
     def _drain(self) -> None:
         assert self._process.stderr is not None

@@ -53,6 +53,15 @@ class Choice:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Where the built-in encoder and the installed framework part: at a token index, or altogether (None)."""
+
+    conversation: str
+    position: int | None
+    what: str
+
+
 class Encoder(Protocol):
     """Turns conversations into streams for one model. It never changes the model it was given."""
 

@@ -153,7 +153,9 @@ def handle(request: dict[str, Any], state: dict[str, Session]) -> dict[str, Any]
         names = ("llamafactory", "transformers", "tokenizers", "jinja2")
         versions = {name: _version(name) for name in names}
         versions["python"] = sys.version.split()[0]
-        return {"framework": "llamafactory", "versions": {k: v for k, v in versions.items() if v}}
+        spec = importlib.util.find_spec("llamafactory")
+        source = list(spec.submodule_search_locations or [])[0] if spec else None
+        return {"framework": "llamafactory", "source": source, "versions": {k: v for k, v in versions.items() if v}}
     if op == "open":
         state["session"] = Session(request)
         return {"size": len(state["session"].tokenizer)}

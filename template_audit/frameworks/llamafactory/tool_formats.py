@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from string import Formatter as PromptParser
 from typing import Any, NamedTuple
 
 from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.stream import Origin
-from template_audit.trace import as_derived, format_text, join, traced
+from template_audit.trace import as_derived, join, traced
+from template_audit.trace_format import format_text
 
 
 class Call(NamedTuple):
@@ -58,7 +58,7 @@ class Release(NamedTuple):
     def fill(self, name: str, **values: Sequence[str]) -> list[str]:
         """The prompt `name` with its fields replaced, as ``str.format`` does it."""
         texts = {field: join(parts) for field, parts in values.items()}
-        return [format_text(self.prompts[name], (), texts, PromptParser())]
+        return [literal(self.prompts[name]).format(**texts)]
 
     def function(self, tool: Any, missing: Any) -> Any:
         """The function inside an OpenAI tool object; any other object is taken for the function itself."""
