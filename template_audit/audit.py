@@ -23,6 +23,7 @@ from template_audit.findings import (
     ReportRecord,
     Severity,
     Summary,
+    Threshold,
     TokenizerRecord,
     at_least,
     fingerprint,
@@ -102,7 +103,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     findings: tuple[Finding, ...]
     """By severity, gravest first; then in the order of the catalogue, then of the conversations."""
-    fail_on: Severity = "error"
+    fail_on: Threshold = "error"
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -160,7 +161,7 @@ def audit(
     subject: str | Encoder = "llamafactory",
     reference: str | Encoder = "chat-template",
     conversations: Sequence[Conversation] | None = None,
-    fail_on: Severity = "error",
+    fail_on: Threshold = "error",
     severities: Mapping[str, Severity] | None = None,
     options: Mapping[str, Any] | None = None,
     reference_options: Mapping[str, Any] | None = None,
@@ -201,14 +202,14 @@ def _compare(conversations: Sequence[Conversation], reference: Encoder, subject:
         yield Comparison(conversation, ref, sub, compare(ref, sub) if both else None)  # type: ignore[arg-type]
 
 
-def _with_severities(severities: Mapping[str, Severity], fail_on: Severity) -> dict[str, Rule]:
+def _with_severities(severities: Mapping[str, Severity], fail_on: Threshold) -> dict[str, Rule]:
     from template_audit.frameworks import nearest
 
     rules = all_rules()
     for name, severity in {**severities, "": fail_on}.items():
         if name and name not in rules:
             raise UsageError(f"There is no rule `{name}`.{nearest(name, list(rules))}")
-        if severity not in SEVERITIES:
+        if severity not in SEVERITIES and (name or severity != "never"):
             raise UsageError(f"`{severity}` is no severity; known are {', '.join(SEVERITIES)}.")
     return rules
 

@@ -15,9 +15,13 @@ Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
 
 
-def at_least(severity: Severity, threshold: Severity) -> bool:
-    """True when `severity` is `threshold` or graver."""
-    return SEVERITIES.index(severity) >= SEVERITIES.index(threshold)
+Threshold = Literal["info", "warning", "error", "never"]
+"""From which severity on a finding fails an audit."""
+
+
+def at_least(severity: Severity, threshold: Threshold) -> bool:
+    """True when `severity` is `threshold` or graver; never for the threshold ``never``."""
+    return threshold != "never" and SEVERITIES.index(severity) >= SEVERITIES.index(threshold)
 
 
 class Evidence(msgspec.Struct, frozen=True):

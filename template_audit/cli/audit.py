@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,7 @@ from template_audit.report import formats
 
 if TYPE_CHECKING:
     from template_audit.audit import Report
+    from template_audit.findings import Threshold
 
 DEFAULT_FRAMEWORK = "llamafactory"
 
@@ -32,7 +33,7 @@ DEFAULT_FRAMEWORK = "llamafactory"
     type=click.Choice(["error", "warning", "info", "never"]),
     default="error",
     show_default=True,
-    help="The gravest severity that still exits with 0 is the one below.",
+    help="Exit with 1 when a finding is this grave or graver.",
 )
 @click.option(
     "--format",
@@ -50,13 +51,15 @@ def COMMAND(
     given: Inputs,
     encoder: str,
     reference: str,
-    fail_on: Any,
+    fail_on: Threshold,
     output_format: str,
     output: Path | None,
     verbose: bool,
     quiet: bool,
 ) -> int:
     """Hold what a trainer feeds MODEL against what its chat template shows.
+
+    Without --conversation both encode the built-in probes.
 
     Exits with 0 when everything was evaluated and nothing at or above --fail-on was found, with 1
     when something was, and with 2 when the request is wrong or something could not be evaluated.
@@ -71,7 +74,7 @@ def COMMAND(
     return report.exit_code
 
 
-def _audit(given: Inputs, encoder: str, reference: str, fail_on: Any) -> Report:
+def _audit(given: Inputs, encoder: str, reference: str, fail_on: Threshold) -> Report:
     from template_audit.frameworks import get_framework, parse_spec
     from template_audit.training import is_training_config
 

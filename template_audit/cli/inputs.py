@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,10 +31,10 @@ class Inputs:
     revision: str | None
     chat_template: str | None
     trust_remote_code: bool
-    conversations: tuple[str, ...]
-    conversation_format: str | None
-    options: dict[str, Any]
-    template_kwargs: dict[str, Any]
+    conversations: tuple[str, ...] = ()
+    conversation_format: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def load_model(self) -> Model:
         """Read the model, with the process that will run its template started beside."""
@@ -77,15 +77,23 @@ class Inputs:
         return chosen
 
 
+def model_inputs(command: Command) -> Command:
+    """Give a command the arguments that name a model; it receives an `Inputs` as its first argument."""
+
+    @wraps(command)
+    def run(target: str, revision: str | None, chat_template: str | None, trust_remote_code: bool, **rest: Any) -> Any:
+        return command(Inputs(target, revision, chat_template, trust_remote_code), **rest)
+
+    decorated: Command = _with(run, _MODEL)
+    return decorated
+
+
 def inputs(command: Command) -> Command:
-    """Give a command the shared arguments; it receives them as its first argument, an `Inputs`."""
+    """Give a command the arguments that say what to encode, and how; they are in its `Inputs`, too."""
 
     @wraps(command)
     def run(
-        target: str,
-        revision: str | None,
-        chat_template: str | None,
-        trust_remote_code: bool,
+        given: Inputs,
         conversation: tuple[str, ...],
         conversation_format: str | None,
         option: tuple[str, ...],
@@ -98,11 +106,8 @@ def inputs(command: Command) -> Command:
             if "clock" in options:
                 raise UsageError("`--clock` and `-o clock=…` are the same option; give one of them.")
             options["clock"] = clock
-        given = Inputs(
-            target=target,
-            revision=revision,
-            chat_template=chat_template,
-            trust_remote_code=trust_remote_code,
+        given = replace(
+            given,
             conversations=conversation,
             conversation_format=conversation_format,
             options=options,
@@ -110,23 +115,29 @@ def inputs(command: Command) -> Command:
         )
         return command(given, **rest)
 
-    decorated: Any = run
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    result: Command = decorated
-    return result
+    decorated: Command = model_inputs(_with(run, _ENCODING))
+    return decorated
 
 
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+def _with(command: Any, options: Sequence[Callable[[Any], Any]]) -> Any:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_MODEL = (
     click.argument("target", metavar="MODEL"),
     click.option("--revision", metavar="REV", help="Branch, tag or commit of the model repository."),
     click.option("--chat-template", metavar="FILE", help="Use this chat template (or that of a .gguf) instead."),
     click.option("--trust-remote-code", is_flag=True, help="Let the model repository run its own Python code."),
+)
+
+_ENCODING = (
     click.option(
         "--conversation",
         metavar="FILE|PROBE",
         multiple=True,
-        help="A file of conversations or a built-in probe; may be repeated. Default: the built-in probes.",
+        help="A file of conversations or a built-in probe; may be repeated.",
     ),
     click.option("--conversation-format", metavar="NAME", help="Row format of the files: openai, sharegpt or alpaca."),
     click.option(

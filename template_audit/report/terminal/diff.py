@@ -18,7 +18,7 @@ SIDE_BY_SIDE = 100
 ROLE = 13
 """Columns of the role gutter: message index and role."""
 
-LINES = 9
+EQUAL_LINES, CHANGED_LINES = 3, 9
 """How many lines of a long cell are drawn."""
 
 SIGNS = {"equal": " ", "missing": "-", "extra": "+", "labels": "!"}
@@ -47,9 +47,9 @@ def draw(screen: Screen, pair: Pair, *, full: bool = False) -> Iterator[Text]:
 def legend(screen: Screen) -> list[Text]:
     """What the signs of `draw` mean."""
     glyphs = screen.glyphs
-    special = "special token" if screen.ansi else f"{glyphs.open}special token{glyphs.close}"
+    special = "special" if screen.ansi else f"{glyphs.open}special{glyphs.close}"
     text = screen.text(
-        ("- expected only  + fed only  ~ differs  ! trained on one side only  ", "quiet"),
+        ("- expected only  + fed only  ~ differs  ! other labels  ", "quiet"),
         glyphs.trained,
         (" trained", "trained" if screen.ansi else ""),
         "  ",
@@ -114,14 +114,20 @@ def _cell(screen: Screen, side: Side, run: Run | None, row: Row, style: str, wid
     if run is None:
         return []
     mark = screen.text((screen.glyphs.trained + " ", "strong")) if run.trained else Text("  ")
-    lines = run_lines(screen, side, run, row.kind, style, full=full)
-    parts = [part for line in lines for part in wrap(line, width - 2)]
-    left_out = len(parts) - LINES
-    if left_out > 1 and not full:
+    most = EQUAL_LINES if row.kind in ("equal", "labels") else CHANGED_LINES
+    whole = full or row.tokens <= most * width  # more tokens than that need more lines in any case
+    parts = _wrapped(screen, side, run, row, style, width - 2, whole)
+    if len(parts) > most and not full and most == EQUAL_LINES:
+        parts = _wrapped(screen, side, run, row, style, width - 2, False)
+    elif len(parts) > most + 1 and not full:
         dots = screen.glyphs.dots
-        middle = screen.text((f"{dots} {left_out} lines {dots}", "quiet"))
-        parts = [*parts[: LINES * 2 // 3], middle, *parts[len(parts) - LINES // 3 :]]
+        middle = screen.text((f"{dots} {len(parts) - most} lines {dots}", "quiet"))
+        parts = [*parts[: most * 2 // 3], middle, *parts[len(parts) - most // 3 :]]
     return [screen.text(mark, part) for part in parts]
+
+
+def _wrapped(screen: Screen, side: Side, run: Run, row: Row, style: str, width: int, whole: bool) -> list[Text]:
+    return [part for line in run_lines(screen, side, run, row.kind, style, full=whole) for part in wrap(line, width)]
 
 
 def _two_columns(screen: Screen, pair: Pair, items: Iterable[Row | Gap], full: bool) -> Iterator[Text]:

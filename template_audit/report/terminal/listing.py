@@ -23,7 +23,7 @@ def list_stream(
     screen: Screen, encoder: Encoder, conversation: Conversation, result: EncodedStream | EncodingError
 ) -> None:
     """Print what `encoder` made of `conversation`: its text by message, then every token."""
-    screen.heading(screen.clean(conversation.id), (screen.clean(encoder.spec), "quiet"))
+    screen.heading(conversation.id, encoder.spec)
     if not isinstance(result, EncodedStream):
         screen.paragraph((f"{screen.glyphs.bad} not encoded: ", "error"), str(result), indent=15)
         return

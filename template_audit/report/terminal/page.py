@@ -52,7 +52,7 @@ def _diffs(screen: Screen, report: Report, verbose: bool) -> None:
             report.reference.spec,
             report.subject.spec,
         )
-        screen.heading(screen.clean(comparison.conversation.id))
+        screen.heading(comparison.conversation.id)
         if number == 0:
             screen.lines(legend(screen))
             screen.line()

@@ -131,12 +131,12 @@ class Screen:
             row.rstrip()
             self.line(lead, row)
 
-    def heading(self, title: str, *tail: Part) -> None:
-        """Print a blank line and a ruled title."""
+    def heading(self, title: str, remark: str = "") -> None:
+        """Print a blank line and a ruled title; both are cleaned here."""
         self.line()
-        head = self.text(
-            (self.glyphs.rule * 2 + " ", "quiet"), (title, "strong"), *(part for item in tail for part in ("  ", item))
-        )
+        head = self.text((self.glyphs.rule * 2 + " ", "quiet"), (self.clean(title), "strong"))
+        if remark:
+            head.append("  " + self.clean(remark), style("quiet"))
         rest = self.width - head.cell_len - 1
         self.line(head, (" " + self.glyphs.rule * rest if rest > 2 else "", "quiet"))
 
