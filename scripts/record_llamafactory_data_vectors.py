@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import datetime
 import hashlib
 import importlib
 import importlib.machinery
@@ -34,7 +35,10 @@ from typing import Any
 REPO = Path(__file__).resolve().parent.parent
 OWN = REPO / "fixtures" / "llamafactory" / "data"
 SHARED = REPO.parent / "shared" / "data"
-SHARED_MODELS = ("llama-3.2-instruct", "exaone-3.5-2.4b-instruct", "mistral-7b-instruct-v0.2", "qwen3")
+CLOCK = "2024-07-26T12:00:00"
+TOKENIZERS = ("llama-3.2-instruct", "llama3-like", "mistral-like")
+LATEST_TOKENIZERS = (*TOKENIZERS, "exaone-3.5-2.4b-instruct", "mistral-7b-instruct-v0.2", "exaone35-like", "qwen3-like")
+"""Real tokenizers of ../shared/models, and those of fixtures/models whose names end in ``-like``."""
 SHARED_INFO: dict[str, Any] = {
     "identity": {"file_name": "identity.json"},
     "alpaca_en_demo": {"file_name": "alpaca_en_demo.json"},
@@ -67,54 +71,71 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+Options = dict[str, Any]
+PT_TEMPLATES = ("llama3", "default", "gemma", "qwen")
+PT_DATA = (("own/documents", None), ("shared/c4_demo", 60))
+PT_OPTIONS: tuple[Options, ...] = (
+    {},
+    {"cutoff_len": 64},
+    {"cutoff_len": 64, "packing": True},
+    {"cutoff_len": 33, "preprocessing_batch_size": 7},
+    {"cutoff_len": 64, "packing": False},
+    {"cutoff_len": 1024, "packing": False},
+    {"cutoff_len": 64, "add_bos_token": True},
+    {"cutoff_len": 64, "packing": False, "add_bos_token": True},
+    {"cutoff_len": 48, "packing": False, "truncation_side": "left"},
+    {"cutoff_len": 64, "preprocessing_num_workers": 5},
+)
+TEMPLATES = ("llama3", "alpaca", "chatglm3", "llama2", "qwen3")
+PACKING_DATA = (("own/alpaca", None), ("own/sharegpt", None), ("shared/alpaca_en_demo", 40))
+PACKING_OPTIONS: tuple[Options, ...] = (
+    {"cutoff_len": 128, "packing": True},
+    {"cutoff_len": 128, "neat_packing": True},
+    {"packing": True},
+    {"cutoff_len": 24, "neat_packing": True},
+    {"cutoff_len": 96, "packing": True, "preprocessing_batch_size": 4, "mask_history": True},
+)
+ONE_TURN_DATA = (
+    ("rm", "own/alpaca_ranking", None),
+    ("rm", "own/sharegpt_ranking", None),
+    ("kto", "own/alpaca_kto", None),
+    ("kto", "own/sharegpt_kto", None),
+    ("kto", "own/sharegpt_kto_clean", None),
+    ("unsupervised", "own/alpaca", None),
+    ("unsupervised", "own/sharegpt", None),
+    ("unsupervised", "shared/identity", 30),
+)
+ONE_TURN_OPTIONS: tuple[Options, ...] = ({}, {"cutoff_len": 40})
+THINKING_OPTIONS: tuple[Options, ...] = (
+    {"enable_thinking": False},
+    {"enable_thinking": None},
+    {"preserve_thinking": True},
+    {"preserve_thinking": True, "enable_thinking": False},
+)
+CASE_FIELDS = ("stage", "tokenizer", "template", "data", "rows", "options")
+
+
 def cases(tokenizers: list[str]) -> Iterator[dict[str, Any]]:
-    """Every case: stage, tokenizer, template, options, data set (with the number of rows)."""
+    """Every case: stage, tokenizer, template, data set, how many of its rows, options."""
     for tokenizer in tokenizers:
-        for template in ("llama3", "default", "gemma", "qwen"):
-            for data, rows in (("own/documents", None), ("shared/c4_demo", 60)):
-                for options in (
-                    {},
-                    {"cutoff_len": 64},
-                    {"cutoff_len": 64, "packing": True},
-                    {"cutoff_len": 33, "preprocessing_batch_size": 7},
-                    {"cutoff_len": 64, "packing": False},
-                    {"cutoff_len": 1024, "packing": False},
-                    {"cutoff_len": 64, "add_bos_token": True},
-                    {"cutoff_len": 64, "packing": False, "add_bos_token": True},
-                    {"cutoff_len": 48, "packing": False, "truncation_side": "left"},
-                    {"cutoff_len": 64, "preprocessing_num_workers": 5},
-                ):
-                    yield _case("pt", tokenizer, template, data, rows, options)
-        yield _case("pt", tokenizer, "llama3", "shared/c4_demo", None, {"cutoff_len": 1024})
-        yield _case("pt", tokenizer, "llama3", "shared/c4_demo", None, {"cutoff_len": 1024, "packing": False})
-        yield _case("pt", tokenizer, None, "own/documents", None, {"cutoff_len": 64})
-        for template in ("llama3", "alpaca", "chatglm3", "qwen3", "mistral"):
-            for data, rows in (("own/alpaca", None), ("own/sharegpt", None), ("shared/alpaca_en_demo", 40)):
-                for options in (
-                    {"cutoff_len": 128, "packing": True},
-                    {"cutoff_len": 128, "neat_packing": True},
-                    {"packing": True},
-                    {"cutoff_len": 24, "neat_packing": True},
-                    {"cutoff_len": 96, "packing": True, "preprocessing_batch_size": 4, "mask_history": True},
-                ):
-                    yield _case("packing", tokenizer, template, data, rows, options)
-            for options in ({}, {"cutoff_len": 40}, {"enable_thinking": False}, {"preserve_thinking": True}):
-                if not options.get("enable_thinking", True) or options.get("preserve_thinking"):
-                    if template != "qwen3":
-                        continue
-                for data in ("own/alpaca_ranking", "own/sharegpt_ranking"):
-                    yield _case("rm", tokenizer, template, data, None, options)
-                for data in ("own/alpaca_kto", "own/sharegpt_kto", "own/sharegpt_kto_clean"):
-                    yield _case("kto", tokenizer, template, data, None, options)
-                for data, rows in (("own/alpaca", None), ("own/sharegpt", None), ("shared/identity", 30)):
-                    yield _case("unsupervised", tokenizer, template, data, rows, options)
-            yield _case("kto", tokenizer, template, "own/alpaca_kto", None, {"preprocessing_batch_size": 2})
+        for stage, template, data, rows, options in _cases_of_one():
+            values = (stage, tokenizer, template, data, rows, options)
+            yield dict(zip(CASE_FIELDS, values, strict=True))
 
 
-def _case(
-    stage: str, tokenizer: str, template: str | None, data: str, rows: int | None, options: dict[str, Any]
-) -> dict[str, Any]:
-    return dict(stage=stage, tokenizer=tokenizer, template=template, data=data, rows=rows, options=options)
+def _cases_of_one() -> Iterator[tuple[str, str | None, str, int | None, Options]]:
+    for pt_template, (data, rows), options in itertools.product(PT_TEMPLATES, PT_DATA, PT_OPTIONS):
+        yield "pt", pt_template, data, rows, options
+    yield "pt", "llama3", "shared/c4_demo", None, {"cutoff_len": 1024}
+    yield "pt", "llama3", "shared/c4_demo", None, {"cutoff_len": 1024, "packing": False}
+    yield "pt", None, "own/documents", None, {"cutoff_len": 64}
+    for template in TEMPLATES:
+        for (data, rows), options in itertools.product(PACKING_DATA, PACKING_OPTIONS):
+            yield "packing", template, data, rows, options
+        thinking = THINKING_OPTIONS if template == "qwen3" else ()
+        for options, (stage, data, rows) in itertools.product((*ONE_TURN_OPTIONS, *thinking), ONE_TURN_DATA):
+            yield stage, template, data, rows, options
+        yield "kto", template, "own/alpaca_kto", None, {"preprocessing_batch_size": 2}
 
 
 def prepare_imports() -> None:
@@ -131,6 +152,18 @@ def first_module(*names: str) -> Any:
         with contextlib.suppress(ModuleNotFoundError):
             return importlib.import_module(f"llamafactory.{name}")
     raise ModuleNotFoundError(", ".join(names))
+
+
+def pin_clock(tool_utils: Any) -> None:
+    """Tool prompts that carry the date get this one."""
+
+    class Pinned(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+            return datetime.datetime.fromisoformat(CLOCK)
+
+    if hasattr(tool_utils, "datetime"):
+        tool_utils.datetime = Pinned
 
 
 def tolerant(tokenizer: Any) -> Any:
@@ -161,6 +194,7 @@ class Release:
 
     def __init__(self) -> None:
         self.template = first_module("data.template")
+        pin_clock(first_module("data.tool_utils"))
         self.parser = first_module("data.parser")
         self.converter = first_module("data.converter", "data.aligner")
         self.data_args = first_module("hparams.data_args").DataArguments
@@ -192,7 +226,7 @@ class Release:
 
     def arguments(self, stage: str, template: str | None, options: dict[str, Any]) -> Any:
         """Data arguments as ``get_train_args`` leaves them (hparams/parser.py)."""
-        known = {field for field in self.data_args.__dataclass_fields__}
+        known = set(self.data_args.__dataclass_fields__)
         arguments = self.data_args(template=template, **{k: v for k, v in options.items() if k in known})
         if arguments.neat_packing and not arguments.packing:
             arguments.packing = True
@@ -281,13 +315,13 @@ def record_case(release: Release, case: dict[str, Any], folders: dict[str, Path]
                 made = release.process(case["stage"], arguments, tokenizer, columns)
                 keys = [key for key in FIELDS[case["stage"]] if key in made]
                 for values in zip(*(made[key] for key in keys), strict=True):
-                    outputs.append({key: value for key, value in zip(keys, values, strict=True)})
+                    outputs.append(dict(zip(keys, values, strict=True)))
         if case["stage"] == "pt":
             add_collated_labels(outputs, tokenizer)
     except Exception as error:
-        return {**case, "error": type(error).__name__}
+        return {**case, "result": {"error": type(error).__name__}}
     lengths = [len(next(iter(output.values()))) for output in outputs]
-    return {**case, "count": len(outputs), "tokens": sum(lengths), "digest": digest(outputs)}
+    return {**case, "result": {"count": len(outputs), "tokens": sum(lengths), "digest": digest(outputs)}}
 
 
 def converted_rows(release: Release, data: str, limit: int | None) -> list[dict[str, Any]]:
@@ -347,7 +381,7 @@ def main() -> None:
     """Record everything and write one JSON file."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("-o", "--output", type=Path, required=True)
-    arguments.add_argument("--only", default="", help="record only cases whose tokenizer's name holds this")
+    arguments.add_argument("--all", action="store_true", help="more tokenizers: for the latest release")
     given = arguments.parse_args()
     prepare_imports()
     import datasets
@@ -357,10 +391,12 @@ def main() -> None:
 
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
-    folders = {path.name: path for path in sorted((REPO / "fixtures" / "models").glob("*")) if path.is_dir()}
-    folders.update({name: SHARED.parent / "models" / name for name in SHARED_MODELS})
+    names = LATEST_TOKENIZERS if given.all else TOKENIZERS
+    folders = {
+        name: (REPO / "fixtures" if name.endswith("-like") else SHARED.parent) / "models" / name for name in names
+    }
     release = Release()
-    entries = json.loads((OWN / "dataset_info.json").read_text())
+    entries = json.loads((OWN / "dataset_info.json").read_text(encoding="utf-8"))
     info: dict[str, Any] = {}
     for name in entries:
         try:
@@ -372,26 +408,24 @@ def main() -> None:
         converted[name] = record_rows(release, name, None)
     for name in SHARED_INFO:
         converted[f"shared/{name}"] = record_rows(release, f"shared/{name}", 100)
-    recorded = [
-        record_case(release, case, folders) for case in cases([name for name in folders if given.only in name])
-    ]
-    result = {
+    recorded = [record_case(release, case, folders) for case in cases(list(names))]
+    head = {
         "versions": {
             "llamafactory": env.VERSION,
             "transformers": transformers.__version__,
             "tokenizers": tokenizers.__version__,
             "datasets": importlib.metadata.version("datasets"),
         },
+        "clock": CLOCK,
         "shared_info": SHARED_INFO,
         "dataset_info": info,
         "converted": converted,
-        "cases": recorded,
+        "case_fields": [*CASE_FIELDS, "result"],
     }
-    head = {key: value for key, value in result.items() if key != "cases"}
-    lines = ",\n".join(json.dumps(case, sort_keys=True) for case in recorded)
+    lines = ",\n".join(json.dumps(list(case.values()), separators=(",", ":")) for case in recorded)
     text = json.dumps(head, indent=1, sort_keys=True)[:-2] + f',\n "cases": [\n{lines}\n]\n}}\n'
     given.output.write_text(text, encoding="utf-8")
-    failed = sum("error" in case for case in recorded)
+    failed = sum("error" in case["result"] for case in recorded)
     print(f"{given.output}: {len(recorded)} cases ({failed} in which the framework raises), {len(converted)} data sets")
 
 

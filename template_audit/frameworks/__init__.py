@@ -58,9 +58,14 @@ def get_framework(name: str) -> Framework:
     return known[name]
 
 
-def check_options(framework: Framework, options: dict[str, Any]) -> dict[str, Any]:
-    """Fill in defaults. Raises UsageError for an unknown key or a value of the wrong type."""
-    known = {option.name: option for option in framework.options()}
+def check_options(
+    framework: Framework, options: dict[str, Any], offered: Sequence[Option] | None = None
+) -> dict[str, Any]:
+    """Fill in defaults. Raises UsageError for an unknown key or a value of the wrong type.
+
+    `offered` are the options to check against, by default the framework's for encoding conversations.
+    """
+    known = {option.name: option for option in (framework.options() if offered is None else offered)}
     for key, value in options.items():
         if key not in known:
             raise UsageError(

@@ -117,7 +117,8 @@ def parse_entry(name: str, entry: Any, behaviours: Behaviours) -> DatasetAttribu
     }
     # An entry that lists columns lists all of them: the ones it leaves out are gone, defaults too.
     formatting = values["formatting"]
-    columns, tags = COLUMNS, TAGS
+    columns: tuple[str, ...] = COLUMNS
+    tags: tuple[str, ...] = TAGS
     if behaviours.dataset_columns_by_formatting:
         columns = (*_COMMON_COLUMNS, *(_ALPACA_COLUMNS if formatting == "alpaca" else ("messages",)))
         tags = TAGS if formatting == "sharegpt" else ()

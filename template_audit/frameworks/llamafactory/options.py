@@ -63,7 +63,8 @@ class SftOptions:
         values["packing"] = bool(values["packing"] or values["neat_packing"])
         if values["cutoff_len"] is None:
             values["cutoff_len"] = behaviours.default_cutoff_len
-        if values["packing"] and behaviours.packing_lowers_cutoff_len:
+        inside = behaviours.packing_pad_inside_cutoff_len and behaviours.packing_reserves_padding
+        if values["packing"] and (behaviours.packing_lowers_cutoff_len or inside):
             values["cutoff_len"] -= 1
         try:
             values["clock"] = datetime.fromisoformat(values["clock"])

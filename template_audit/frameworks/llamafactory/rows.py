@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from template_audit.errors import DataError, UsageError
 from template_audit.frameworks.llamafactory.dataset_info import FILE_TYPES
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -148,3 +150,25 @@ def _read_with_datasets(type_: str, files: Sequence[Path]) -> Iterator[dict[str,
         ) from None
     for row in load_dataset(type_, data_files=[str(path) for path in files], split="train"):
         yield dict(row)
+
+
+def map_batches(items: Iterable[T], size: int, workers: int = 1, count: int | None = None) -> Iterator[Iterator[T]]:
+    """The batches that ``Dataset.map`` hands to a function, in order; exhaust each before the next.
+
+    With several `workers` each gets a contiguous part of the rows, and batches end where a part ends.
+    The parts depend on the number of rows: without `count` all items are held.
+    """
+    if workers > 1 and count is None:
+        items = list(items)
+        count = len(items)
+    stream = iter(items)
+    if workers == 1 or count is None:
+        for first in stream:
+            yield chain([first], islice(stream, size - 1))
+        return
+    workers = min(workers, max(count, 1))
+    for worker in range(workers):
+        left = count // workers + (worker < count % workers)
+        while left > 0:
+            yield islice(stream, min(left, size))
+            left -= size

@@ -88,6 +88,26 @@ def turns_of(
     return [(sides[i], sides[i + 1]) for i in range(0, len(sides), 2)]
 
 
+def oneturn_of(spec: TemplateSpec, example: Example, release: Release) -> tuple[Side, Side]:
+    """Everything before the last answer, and that answer, as ``encode_oneturn`` has them.
+
+    The preference, KTO and generation processors take examples so. A reasoning template treats the
+    last answer alone, and the history's thoughts go unless `preserve_thinking`. Raises as `turns_of`.
+    """
+    if not is_reasoning(spec) or not spec.preserve_thinking:
+        turns = turns_of(spec, example, release, is_reasoning(spec))
+        return [block for turn in turns[:-1] for side in turn for block in side] + turns[-1][0], turns[-1][1]
+    answer = example.response[-1]
+    content = answer.traced()
+    if spec.enable_thinking is False:
+        content = _remove_thought(spec, content)
+    example = replace(example, response=(replace(answer, content=content),))
+    prompt, response = oneturn_of(replace(spec, kind="plain"), example, release)
+    rows, sides = [*example.prompt[-1:], *example.response], [prompt, response]
+    _add_empty_thoughts(spec, rows, [row.traced() for row in rows], sides, True, release.behaviours)
+    return sides[0], sides[1]
+
+
 def _opening(spec: TemplateSpec, example: Example, release: Release) -> tuple[Side, str]:
     """What stands before the first message, and the text that Llama2Template puts into that message."""
     blocks = [Block(None, "system", fill(spec.format_prefix.slots))] if spec.format_prefix.slots else []

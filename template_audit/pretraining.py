@@ -1,0 +1,282 @@
+"""Pre-training data as a framework feeds it: documents in blocks, and what became of them.
+
+Framework-neutral. An encoder turns a stream of documents into blocks, one at a time, and counts as
+it goes, so that memory does not grow with the data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from template_audit.errors import UsageError
+from template_audit.findings import SEVERITIES, Evidence, Finding, Severity, at_least, fingerprint
+from template_audit.frameworks import check_options, frameworks, get_framework, parse_spec
+from template_audit.frameworks.interface import EncoderRequest, Option, TokenizerEffects
+
+if TYPE_CHECKING:
+    from template_audit.model import Model
+    from template_audit.rules.interface import Hit, Rule
+
+
+class DocumentSpan(NamedTuple):
+    """The part of one document that lies in one block: tokens ``[start, end)`` of the block.
+
+    `document` counts from 0 over the whole stream. The part begins with the document's token
+    `offset`, and the whole document has `length` tokens, its separator included.
+    """
+
+    document: int
+    start: int
+    end: int
+    offset: int
+    length: int
+
+    @property
+    def cut_before(self) -> bool:
+        """True when the document began before this block."""
+        return self.offset > 0
+
+    @property
+    def cut_after(self) -> bool:
+        """True when the document goes on after this block, or its rest was dropped."""
+        return self.offset + self.end - self.start < self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One training example of pre-training.
+
+    `labels` have the length of `input_ids`; −100 is not trained. `replaced` is the id that a BOS
+    token written over the first place took away, None when nothing was.
+    """
+
+    index: int
+    input_ids: list[int]
+    labels: list[int]
+    spans: tuple[DocumentSpan, ...]
+    replaced: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Separator:
+    """What the framework puts after every document: a text, and the ids it becomes on its own.
+
+    `special` says that it is one special token, which no text can contain by accident. `trained`
+    is False when the batch collator masks it.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    special: bool
+    trained: bool
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts over a stream, complete once all blocks were taken.
+
+    `tokens` are all tokens, separators included; `tokens_dropped` of them are in no block.
+    `documents_split` lie in more than one block or lost a part; `documents_dropped` are in none.
+    """
+
+    documents: int = 0
+    tokens: int = 0
+    blocks: int = 0
+    tokens_dropped: int = 0
+    documents_split: int = 0
+    documents_dropped: int = 0
+    tokens_replaced: int = 0
+    attention_pairs: int = 0
+    cross_document_pairs: int = 0
+
+    @property
+    def cross_document_attention(self) -> float:
+        """Share of all causal attention pairs (a token and itself or an earlier one of its block)
+        whose two tokens belong to different documents; between 0 and 1."""
+        return self.cross_document_pairs / self.attention_pairs if self.attention_pairs else 0.0
+
+    def count(self, block: Block) -> None:
+        """Take a finished block into account."""
+        pairs = _pairs(len(block.input_ids))
+        self.blocks += 1
+        self.tokens_replaced += block.replaced is not None
+        self.attention_pairs += pairs
+        self.cross_document_pairs += pairs - sum(_pairs(span.end - span.start) for span in block.spans)
+
+
+def _pairs(length: int) -> int:
+    return length * (length + 1) // 2
+
+
+class PretrainEncoder(Protocol):
+    """Turns documents into blocks for one model. It never changes the model it was given."""
+
+    spec: str
+    model: Model
+    options: Mapping[str, Any]
+    effects: TokenizerEffects
+    tokenizer: Any
+    """The encoder's own, changed copy."""
+    separator: Separator
+    packing: bool
+    block_size: int
+    """Tokens in a packed block; the most that an unpacked example has."""
+    notes: tuple[str, ...]
+    """Remarks on how the options work together."""
+
+    def blocks(self, documents: Iterable[str], totals: Totals, count: int | None = None) -> Iterator[Block]:
+        """The blocks of `documents`, in order, counting into `totals`.
+
+        `count`, the number of documents, is only needed where the framework cuts the data set into
+        parts by it. Raises EncodingError where the framework raises.
+        """
+        ...
+
+
+@runtime_checkable
+class PretrainFramework(Protocol):
+    """What a framework offers beside `Framework` when it pre-trains."""
+
+    def pretrain_options(self) -> Sequence[Option]:
+        """The options that matter in pre-training."""
+        ...
+
+    def load_pretrain(self, request: EncoderRequest) -> PretrainEncoder:
+        """Build the encoder. Raises UsageError for unknown templates and options that are refused."""
+        ...
+
+
+def load_pretrain_encoder(
+    spec: str, model: Model, *, framework_source: str | None = None, **options: Any
+) -> PretrainEncoder:
+    """The pre-training encoder that `spec` names, for `model`.
+
+    Raises UsageError for a framework that is unknown or does not pre-train, and for an unknown
+    version, template or option.
+    """
+    parsed = parse_spec(spec)
+    framework = get_framework(parsed.framework)
+    if not isinstance(framework, PretrainFramework):
+        known = [name for name, other in frameworks().items() if isinstance(other, PretrainFramework)]
+        raise UsageError(f"{framework.title} does not pre-train; frameworks that do are {', '.join(known)}.")
+    return framework.load_pretrain(
+        EncoderRequest(
+            model=model,
+            version=parsed.version,
+            template=parsed.template,
+            options=check_options(framework, options, framework.pretrain_options()),
+            source=framework_source,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainCase:
+    """What a rule of scope "pretraining" may look at: the encoder and the finished totals.
+
+    `turn_ends` are the ids that end an assistant's turn in the model's chat template, empty when it
+    has none.
+    """
+
+    model: Model
+    encoder: PretrainEncoder
+    totals: Totals
+    turn_ends: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainReport:
+    """Everything about one stream. `why` says how the template was chosen; `block` is the one asked for."""
+
+    encoder: PretrainEncoder
+    why: str
+    totals: Totals
+    findings: tuple[Finding, ...]
+    block: Block | None = None
+    fail_on: Severity = "error"
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> Literal[0, 1]:
+        """1 when something at or above `fail_on` was found."""
+        return 1 if any(at_least(finding.severity, self.fail_on) for finding in self.findings) else 0
+
+
+def audit_pretraining(
+    encoder: PretrainEncoder,
+    documents: Iterable[str],
+    *,
+    count: int | None = None,
+    block: int | None = None,
+    why: str = "It was asked for.",
+    fail_on: Severity = "error",
+    severities: Mapping[str, Severity] | None = None,
+) -> PretrainReport:
+    """Encode all documents, keep block number `block`, and apply the pre-training rules.
+
+    Raises UsageError when there is no such block, and EncodingError where the framework raises.
+    """
+    from template_audit.rules import all_rules
+
+    totals = Totals()
+    kept = None
+    for made in encoder.blocks(documents, totals, count):
+        if made.index == block:
+            kept = made
+    if block is not None and kept is None:
+        raise UsageError(f"There is no block {block}; this data set gives {totals.blocks}, counted from 0.")
+    case = PretrainCase(encoder.model, encoder, totals, turn_ends(encoder.model))
+    rules = {name: rule for name, rule in all_rules().items() if rule.scope == "pretraining"}
+    found = [
+        _finding(rule, hit, encoder, (severities or {}).get(name))
+        for name, rule in rules.items()
+        for hit in rule.check(case)
+    ]
+    found.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), list(rules).index(finding.rule)))
+    return PretrainReport(encoder, why, totals, tuple(found), kept, fail_on, encoder.model.versions)
+
+
+def _finding(rule: Rule, hit: Hit, encoder: PretrainEncoder, severity: Severity | None) -> Finding:
+    cause = fingerprint(rule.name, encoder.spec, hit.key)
+    evidence = None
+    if rule.name in ("missing-document-separator", "separator-is-turn-end", "separator-untrained"):
+        separator = encoder.separator
+        evidence = Evidence(0, len(separator.ids), list(separator.ids), separator.text)
+    return Finding(
+        rule=rule.name,
+        severity=severity or hit.severity or rule.severity,
+        conversation=None,
+        message=hit.message,
+        turn=None,
+        role=None,
+        reference=None,
+        subject=evidence,
+        why=rule.why,
+        advice=hit.advice or rule.advice,
+        fingerprint=fingerprint(cause, None),
+        cause=cause,
+    )
+
+
+def turn_ends(model: Model) -> frozenset[int]:
+    """The special token that follows an answer in the model's chat template; empty when there is none."""
+    from template_audit.errors import TemplateAuditError
+    from template_audit.frameworks import load_encoder
+    from template_audit.probes import probe
+    from template_audit.rules.evidence import Side
+
+    try:
+        conversation = probe("single", model)
+        stream = load_encoder("chat-template", model).encode(conversation)
+    except TemplateAuditError:
+        return frozenset()
+    side = Side(stream)
+    answer = max((i for i, m in enumerate(conversation.messages) if m.role == "assistant"), default=None)
+    if answer is None or side.body(answer) is None:
+        return frozenset()
+    special = {i for i, token in model.tokenizer.added_tokens_decoder.items() if token.special}
+    special.update(model.tokenizer.all_special_ids)
+    first = next((stream.input_ids[i] for i in range(*side.after(answer)) if stream.token_text(i).strip()), None)
+    return frozenset({first}) & special if first is not None else frozenset()
