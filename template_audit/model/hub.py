@@ -73,7 +73,7 @@ def locate(name: str | Path, revision: str | None, offline: bool | None) -> Loca
     """
     text = str(name)
     path = Path(text).expanduser()
-    if path.exists():
+    if text and path.exists():
         if revision is not None:
             raise UsageError(f"{text} is local, so --revision {revision} does not apply to it.")
         return _local(text, path)
