@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from template_audit import load_model
-from template_audit.conversation import Conversation
+from template_audit.conversation import Conversation, Message
 from template_audit.model import Model
 from template_audit.model.chat_template import PINNED_CLOCK, Rendered, Renderer
 
@@ -202,3 +202,49 @@ def load(name: str) -> Model:
     """A model of the fixtures, or one of ../shared/models."""
     folder = FIXTURES / "models" / name
     return load_model(folder if folder.is_dir() else SHARED_MODELS / name)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for pair in value.items():
+            yield from _strings(list(pair))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def fields(message: Message) -> dict[str, str]:
+    """The text of every field of a message by the name that its Origin has."""
+    content = {"system": "system", "tool": "tool_result"}.get(message.role, "content")
+    return {
+        content: message.content or "",
+        "reasoning": message.reasoning or "",
+        "tool_call": "".join(_strings(message.to_openai().get("tool_calls", []))),
+        "role": message.role,
+        "other": f"{message.name} {message.tool_call_id}",
+    }
+
+
+def assert_traced(conversation: Conversation, rendered: Rendered) -> None:
+    """Copied text comes from the field that it is traced to; a message's text is traced to that message.
+
+    A template may cut text up and leave parts out, so copied text has its characters in the field's
+    order; and it may write a part of it (``</think>``) by itself.
+    """
+    assert rendered.traced
+    assert_tiles(rendered)
+    for start, end, origin in rendered.pieces:
+        if origin.message is not None and not origin.derived:
+            source = iter(fields(conversation.messages[origin.message])[origin.field])
+            assert all(char in source for char in rendered.text[start:end]), (rendered.text[start:end], origin)
+    everything = str(conversation.openai_messages())
+    for index, message in enumerate(conversation.messages):
+        words = (message.content or "").strip()
+        # Longer than a marker, whole in the text, and nowhere else in the conversation.
+        if len(words) > 4 and rendered.text.count(words) == 1 and everything.count(words) == 1:
+            at = rendered.text.index(words)
+            inside = [p.origin.message for p in rendered.pieces if p.start < at + len(words) and p.end > at]
+            assert set(inside) <= {index, None}, (words, inside)
+            assert index in inside, (words, inside)

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from template_audit.stream import LITERAL, Origin
-from template_audit.trace import Traced, derive, is_traced, join, literal, percent, pieces_of, traced
+from template_audit.trace import Traced, derive, is_traced, join, literal, pieces_of, traced
 from template_audit.trace_data import text_of, to_json, trace
+from template_audit.trace_format import percent
 
 TRACED = "ab \n\t\rß.İ'"
 PLAIN = "XY-*éǆ"

@@ -27,8 +27,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace, pass_environment
 from markupsafe import escape
 
-from template_audit.trace import Traced, as_derived, derive, format_text, is_traced, join, literal, percent, pieces_of
+from template_audit.trace import Traced, as_derived, derive, is_traced, join, literal, pieces_of
 from template_audit.trace_data import text_of, to_json
+from template_audit.trace_format import format_text, percent
 
 
 class OutputTooLarge(Exception):

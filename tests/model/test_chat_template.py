@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -12,13 +11,13 @@ import pytest
 from template_audit.conversation import Conversation, Message
 from template_audit.errors import EncodingError, UsageError
 from template_audit.model import Model
-from template_audit.model.chat_template import UNKNOWN, Dialect, Prefix, Rendered, Renderer, Views, dialect
+from template_audit.model.chat_template import UNKNOWN, Dialect, Prefix, Renderer, Views, dialect
 from template_audit.stream import LITERAL
 from tests.rendering import (
     FIXTURES,
     SHARED_MODELS,
     WEATHER,
-    assert_tiles,
+    assert_traced,
     by_transformers,
     conversations,
     load,
@@ -40,39 +39,6 @@ def plain_model() -> Model:
 
 _ABSENT = pytest.mark.skipif(not SHARED_MODELS.is_dir(), reason="../shared/models is absent")
 MODELS: list[Any] = [*FIXTURE_MODELS, *(pytest.param(n, marks=[pytest.mark.shared, _ABSENT]) for n in REAL_MODELS)]
-
-
-def fields(message: Message) -> dict[str, str]:
-    """The text of every field of a message by the name that its Origin has."""
-    content = {"system": "system", "tool": "tool_result"}.get(message.role, "content")
-    return {
-        content: message.content or "",
-        "reasoning": message.reasoning or "",
-        "tool_call": json.dumps(message.to_openai().get("tool_calls", []), ensure_ascii=False)
-        + "".join(str(call.arguments) for call in message.tool_calls),
-        "role": message.role,
-        "other": f"{message.name} {message.tool_call_id}",
-    }
-
-
-def assert_traced(conversation: Conversation, rendered: Rendered) -> None:
-    """Copied text is in the field that it is traced to; and what is surely copied is traced."""
-    assert rendered.traced
-    assert_tiles(rendered)
-    copied: Counter[int] = Counter()
-    for start, end, origin in rendered.pieces:
-        if origin.message is not None and not origin.derived:
-            text = rendered.text[start:end]
-            source = fields(conversation.messages[origin.message])[origin.field]
-            assert text in source or json.dumps(text, ensure_ascii=False)[1:-1] in source
-            copied[origin.message] += end - start
-    for index, message in enumerate(conversation.messages):
-        words = (message.content or "").strip()
-        # Longer than a marker, whole in the text, and nowhere else in the conversation.
-        if len(words) > 4 and rendered.text.count(words) == 1 and str(conversation.openai_messages()).count(words) == 1:
-            at = rendered.text.index(words)
-            inside = [p for p in rendered.pieces if p.start < at + len(words) and p.end > at]
-            assert {piece.origin.message for piece in inside} == {index}
 
 
 @pytest.mark.parametrize("name", MODELS)
