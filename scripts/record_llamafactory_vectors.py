@@ -2,18 +2,20 @@
 
 Run it with the Python of an environment that has LLaMA-Factory 0.9.5 and transformers 5.6.0:
 
-    python scripts/record_llamafactory_vectors.py OUT.json NAME=FOLDER...
+    python scripts/record_llamafactory_vectors.py OUT.json NAME=FOLDER...   ids and labels
+    python scripts/record_llamafactory_vectors.py OUT.json                  parts that need no tokenizer
 
 Every template × every tokenizer folder × every conversation and option set of
 ``fixtures/llamafactory/vectors_cases.json`` is run through the framework's own
-``get_template_and_fix_tokenizer`` and ``SupervisedDatasetProcessor``. Of each result four hex digits
-of its digest are kept (or the class of the error), and of each (template, tokenizer) one digest of
-all its results. Nothing of this project is imported, so that nothing of it can leak into what is
+``get_template_and_fix_tokenizer`` and ``SupervisedDatasetProcessor``. Of each result two bytes of its
+digest are kept (or the class of the error), and of each (template, tokenizer) one digest of all its
+results. Nothing of this project is imported, so that nothing of it can leak into what is
 expected of it.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -29,9 +31,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ROOT / "fixtures" / "llamafactory" / "vectors_cases.json"
-REGISTRY = ROOT / "template_audit" / "frameworks" / "llamafactory" / "registries" / "0.9.5.json"
 CLOCK = datetime(2024, 7, 26, 12)
-SHORT = 4
+SHORT = 3
 DROPPED = "!drp"
 
 
@@ -40,10 +41,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
 
-def error_code(error: BaseException | str) -> str:
-    """An error's class in `SHORT` characters, such as ``!Val``."""
-    name = error if isinstance(error, str) else type(error).__name__
-    return f"!{name[: SHORT - 1]}"
+def error_code(error: BaseException) -> str:
+    """An error's class, such as ``!Val``."""
+    return f"!{type(error).__name__[:3]}"
+
+
+def short(result: str) -> str:
+    """A result (a digest or an error code) in `SHORT` characters: two bytes in base64, or ``!Va``."""
+    if result.startswith("!"):
+        return result[:SHORT]
+    return base64.urlsafe_b64encode(bytes.fromhex(result[:4])).decode()[:SHORT]
 
 
 def strings_in(value: Any) -> Iterator[str]:
@@ -59,13 +66,15 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """A digest of how a tokenizer treats all texts of the cases and the templates, before any change."""
-    texts = list(dict.fromkeys(strings_in(json.loads(CASES.read_text(encoding="utf-8"))["conversations"])))
-    texts += dict.fromkeys(strings_in(json.loads(REGISTRY.read_text(encoding="utf-8"))["templates"]))
-    added = {i: [str(t), t.lstrip, t.rstrip, t.normalized, t.special] for i, t in tokenizer.added_tokens_decoder.items()}
-    special = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token]
+    """A digest of how a tokenizer treats all texts of the cases, before any change."""
+    texts = dict.fromkeys(strings_in(json.loads(CASES.read_text(encoding="utf-8"))["conversations"]))
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    return digest([len(tokenizer), special, sorted(added.items()), ids])
+    special = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token]
+    added = [
+        [i, str(token), token.lstrip, token.rstrip, token.normalized, token.special]
+        for i, token in sorted(tokenizer.added_tokens_decoder.items())
+    ]
+    return digest([len(tokenizer), special, added, ids])[:16]
 
 
 def effects_digest(eos: Any, pad: Any, size: int, chat_template: Any) -> str:
@@ -160,8 +169,9 @@ def run_cell(template: str, tokenizer: Any, cases: Mapping[str, Any]) -> dict[st
             try:
                 found = get_template_and_fix_tokenizer(tokenizer, arguments)
             except Exception as error:
-                codes = [error_code(error)] * len(cases["conversations"])
-                full += codes
+                refused = [error_code(error)] * len(cases["conversations"])
+                full += refused
+                codes = [short(code) for code in refused]
             else:
                 if not effects:
                     effects = effects_digest(
@@ -170,7 +180,7 @@ def run_cell(template: str, tokenizer: Any, cases: Mapping[str, Any]) -> dict[st
                 for conversation in cases["conversations"].values():
                     result = run_case(found, tokenizer, arguments, conversation)
                     full.append(result)
-                    codes.append(result[:SHORT])
+                    codes.append(short(result))
         joined = "".join(codes)
         if joined not in out.values():
             out[option_set] = joined
@@ -210,9 +220,47 @@ def prepare() -> dict[str, str]:
     return {"llamafactory": VERSION, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
 
 
+def record_parts() -> dict[str, Any]:
+    """What every tool format writes for the tools and calls of the cases, and a table of truncated lengths."""
+    from llamafactory.data.formatter import FunctionFormatter, ToolFormatter
+    from llamafactory.data.processor.processor_utils import infer_seqlen
+    from llamafactory.data.tool_utils import TOOLS
+
+    cases = json.loads(CASES.read_text(encoding="utf-8"))["conversations"]
+    tools = {name: json.dumps(case["tools"], ensure_ascii=False) for name, case in cases.items() if "tools" in case}
+    calls = {}
+    for name, case in cases.items():
+        batch = examples(case, ("<think>\n", "\n</think>\n\n"))
+        messages = batch["_prompt"][0] + batch["_response"][0]
+        calls.update({f"{name}.{i}": m["content"] for i, m in enumerate(messages) if m["role"] == "function"})
+    formats: dict[str, Any] = {}
+    words = {"thought_words": ("<think>\n", "\n</think>\n\n"), "tool_call_words": ("<tool_call>", "</tool_call>")}
+    for tool_format in TOOLS:
+        tool_formatter = ToolFormatter(tool_format=tool_format)
+        formatter = FunctionFormatter(slots=["{{content}}"], tool_format=tool_format)
+        formats[tool_format] = {
+            "tools": {name: outcome(tool_formatter, content=text) for name, text in tools.items()},
+            "calls": {name: outcome(formatter, content=text, **words) for name, text in calls.items()},
+        }
+    lengths = [[*infer_seqlen(s, t, c)] for s in range(24) for t in range(24) for c in range(1, 50)]
+    return {"tools": tools, "calls": calls, "formats": formats, "lengths": digest(lengths)}
+
+
+def outcome(formatter: Any, **arguments: Any) -> str:
+    """The text that a formatter writes, or the code of its error."""
+    try:
+        return str(formatter.apply(**arguments)[0])
+    except Exception as error:
+        return error_code(error)
+
+
 def main(out: str, *tokenizers: str) -> None:
-    """Record `tokenizers` (``NAME=FOLDER`` each) into `out`."""
+    """Record `tokenizers` (``NAME=FOLDER`` each) into `out`; without any, the parts."""
     versions = prepare()
+    if not tokenizers:
+        text = json.dumps({"versions": versions, **record_parts()}, ensure_ascii=False, indent=1)
+        Path(out).write_text(text + "\n", encoding="utf-8")
+        return
     from llamafactory.data.template import TEMPLATES
 
     cases = json.loads(CASES.read_text(encoding="utf-8"))
@@ -220,7 +268,7 @@ def main(out: str, *tokenizers: str) -> None:
     for argument in tokenizers:
         name, _, folder = argument.partition("=")
         tokenizer = load_tokenizer(folder)
-        entry = {"size": len(tokenizer), "fingerprint": fingerprint(tokenizer)[:16], "cells": {}}
+        entry: dict[str, Any] = {"size": len(tokenizer), "fingerprint": fingerprint(tokenizer), "cells": {}}
         result["tokenizers"][name] = entry
         for template in TEMPLATES:
             entry["cells"][template] = run_cell(template, load_tokenizer(folder), cases)
@@ -240,6 +288,6 @@ def dump(result: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
     main(*sys.argv[1:])

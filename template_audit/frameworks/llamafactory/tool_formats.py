@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.stream import Origin
-from template_audit.trace import as_derived, join, traced
-from template_audit.trace_format import format_text
+from template_audit.trace import as_derived, join, literal, traced
 
 
 class Call(NamedTuple):
