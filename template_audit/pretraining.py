@@ -8,10 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import msgspec
+
 from template_audit.errors import UsageError
-from template_audit.findings import SEVERITIES, Evidence, Finding, Severity, at_least, fingerprint
+from template_audit.findings import (
+    SCHEMA_VERSION,
+    SEVERITIES,
+    Evidence,
+    Finding,
+    Severity,
+    Threshold,
+    at_least,
+    fingerprint,
+)
 from template_audit.frameworks import check_options, frameworks, get_framework, parse_spec
 from template_audit.frameworks.interface import EncoderRequest, Option, TokenizerEffects
 
@@ -110,6 +122,21 @@ def _pairs(length: int) -> int:
     return length * (length + 1) // 2
 
 
+@runtime_checkable
+class Documents(Protocol):
+    """Texts that can be read more than once, and what to call them."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def count(self) -> int:
+        """The number of documents; may read the data."""
+        ...
+
+    def name(self, document: int) -> str:
+        """What a document is called, once it was read."""
+        ...
+
+
 class PretrainEncoder(Protocol):
     """Turns documents into blocks for one model. It never changes the model it was given."""
 
@@ -126,11 +153,25 @@ class PretrainEncoder(Protocol):
     notes: tuple[str, ...]
     """Remarks on how the options work together."""
 
-    def blocks(self, documents: Iterable[str], totals: Totals, count: int | None = None) -> Iterator[Block]:
+    def blocks(self, documents: Iterable[str], totals: Totals) -> Iterator[Block]:
         """The blocks of `documents`, in order, counting into `totals`.
 
-        `count`, the number of documents, is only needed where the framework cuts the data set into
-        parts by it. Raises EncodingError where the framework raises.
+        Where the framework cuts the data set into parts by its length, anything but `Documents` is
+        held in memory. Raises EncodingError where the framework raises.
+        """
+        ...
+
+    def open_documents(
+        self,
+        names: Sequence[str],
+        *,
+        dataset_dir: str | Path | Mapping[str, Any] | None = None,
+        column: str | None = None,
+        max_samples: int | None = None,
+    ) -> Documents:
+        """Data sets as the framework reads them: files, or names that `dataset_dir` describes.
+
+        `column` names the column of text in a file that the framework has no description of.
         """
         ...
 
@@ -148,28 +189,44 @@ class PretrainFramework(Protocol):
         ...
 
 
+def check_pretraining(spec: str, options: Mapping[str, Any]) -> tuple[PretrainFramework, dict[str, Any]]:
+    """The framework that `spec` names and all its options, before any model is loaded.
+
+    Raises UsageError for a framework that is unknown or does not pre-train, and for an unknown option.
+    """
+    framework = get_framework(parse_spec(spec).framework)
+    if not isinstance(framework, PretrainFramework):
+        known = [name for name, other in frameworks().items() if isinstance(other, PretrainFramework)]
+        raise UsageError(f"{framework.title} does not pre-train; frameworks that do are {', '.join(known)}.")
+    return framework, check_options(framework, dict(options), framework.pretrain_options())
+
+
 def load_pretrain_encoder(
     spec: str, model: Model, *, framework_source: str | None = None, **options: Any
 ) -> PretrainEncoder:
     """The pre-training encoder that `spec` names, for `model`.
 
-    Raises UsageError for a framework that is unknown or does not pre-train, and for an unknown
-    version, template or option.
+    Raises UsageError as `check_pretraining`, and for an unknown version or template.
     """
+    framework, checked = check_pretraining(spec, options)
     parsed = parse_spec(spec)
-    framework = get_framework(parsed.framework)
-    if not isinstance(framework, PretrainFramework):
-        known = [name for name, other in frameworks().items() if isinstance(other, PretrainFramework)]
-        raise UsageError(f"{framework.title} does not pre-train; frameworks that do are {', '.join(known)}.")
     return framework.load_pretrain(
-        EncoderRequest(
-            model=model,
-            version=parsed.version,
-            template=parsed.template,
-            options=check_options(framework, options, framework.pretrain_options()),
-            source=framework_source,
-        )
+        EncoderRequest(model, parsed.version, parsed.template, options=checked, source=framework_source)
     )
+
+
+def choose_pretrain_encoder(
+    spec: str, model: Model, *, framework_source: str | None = None, **options: Any
+) -> tuple[PretrainEncoder, str]:
+    """As `load_pretrain_encoder`; a SPEC without a template is completed as for SFT. Also says why it is this one."""
+    from template_audit.matching import choose_encoder
+
+    if parse_spec(spec).template is not None:
+        why = "It was asked for."
+    else:
+        chosen, why = choose_encoder(spec, model)
+        spec = chosen.spec
+    return load_pretrain_encoder(spec, model, framework_source=framework_source, **options), why
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +245,54 @@ class PretrainCase:
 
 @dataclass(frozen=True, slots=True)
 class PretrainReport:
-    """Everything about one stream. `why` says how the template was chosen; `block` is the one asked for."""
+    """Everything about one stream. `why` says how the template was chosen; `block` is the one asked for.
+
+    `names` are what the documents of that block are called.
+    """
 
     encoder: PretrainEncoder
     why: str
     totals: Totals
     findings: tuple[Finding, ...]
     block: Block | None = None
-    fail_on: Severity = "error"
+    names: tuple[str, ...] = ()
+    fail_on: Threshold = "error"
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON report as plain Python values; with a block, its ids, labels and spans."""
+        encoder, totals = self.encoder, self.totals
+        model = encoder.model
+        out: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "model": {
+                "id": model.id,
+                "revision": model.revision,
+                "files": [{"path": file.path, "sha256": file.sha256} for file in model.files],
+            },
+            "versions": dict(self.versions),
+            "encoder": {"spec": encoder.spec, "options": dict(encoder.options), "why": self.why},
+            "packing": encoder.packing,
+            "block_size": encoder.block_size,
+            "separator": msgspec.to_builtins(encoder.separator),
+            "notes": list(encoder.notes),
+            **msgspec.to_builtins(totals),
+            "cross_document_attention": round(totals.cross_document_attention, 6),
+            "findings": [msgspec.to_builtins(finding.record()) for finding in self.findings],
+            "exit_code": self.exit_code,
+        }
+        if self.block is not None:
+            out |= {
+                "block": self.block.index,
+                "input_ids": self.block.input_ids,
+                "labels": self.block.labels,
+                "replaced": self.block.replaced,
+                "spans": [
+                    {"name": name, **span._asdict(), "cut_before": span.cut_before, "cut_after": span.cut_after}
+                    for span, name in zip(self.block.spans, self.names, strict=True)
+                ],
+            }
+        return out
 
     @property
     def exit_code(self) -> Literal[0, 1]:
@@ -208,10 +304,9 @@ def audit_pretraining(
     encoder: PretrainEncoder,
     documents: Iterable[str],
     *,
-    count: int | None = None,
     block: int | None = None,
     why: str = "It was asked for.",
-    fail_on: Severity = "error",
+    fail_on: Threshold = "error",
     severities: Mapping[str, Severity] | None = None,
 ) -> PretrainReport:
     """Encode all documents, keep block number `block`, and apply the pre-training rules.
@@ -222,7 +317,7 @@ def audit_pretraining(
 
     totals = Totals()
     kept = None
-    for made in encoder.blocks(documents, totals, count):
+    for made in encoder.blocks(documents, totals):
         if made.index == block:
             kept = made
     if block is not None and kept is None:
@@ -235,7 +330,9 @@ def audit_pretraining(
         for hit in rule.check(case)
     ]
     found.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), list(rules).index(finding.rule)))
-    return PretrainReport(encoder, why, totals, tuple(found), kept, fail_on, encoder.model.versions)
+    spans = kept.spans if kept else ()
+    names = (documents.name(s.document) if isinstance(documents, Documents) else f"#{s.document + 1}" for s in spans)
+    return PretrainReport(encoder, why, totals, tuple(found), kept, tuple(names), fail_on, encoder.model.versions)
 
 
 def _finding(rule: Rule, hit: Hit, encoder: PretrainEncoder, severity: Severity | None) -> Finding:

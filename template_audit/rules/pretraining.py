@@ -11,6 +11,17 @@ if TYPE_CHECKING:
     from template_audit.pretraining import PretrainCase
 
 _GROUP = "Pre-training"
+# What families call the end of a text, where it is not the end of a turn.
+_END_OF_TEXT = (
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "</s>",
+    "<eos>",
+    "[EOS]",
+    "<|eos|>",
+    "<｜end▁of▁sentence｜>",
+    "<|eod_id|>",
+)
 
 
 def _share(part: int, whole: int) -> str:
@@ -57,23 +68,38 @@ def missing_document_separator(case: PretrainCase) -> Iterator[Hit]:
     "template that leaves the eos token alone.",
 )
 def separator_is_turn_end(case: PretrainCase) -> Iterator[Hit]:
-    """The separator is the chat template's turn end, or the template put its own turn end in place of eos."""
+    """The separator is the chat template's turn end, or the template's own in place of eos.
+
+    A model whose only end token serves both ends is left alone.
+    """
     encoder = case.encoder
     separator, (before, after) = encoder.separator, encoder.effects.eos_token
-    if not separator.special:
+    if not separator.special or separator.text in _END_OF_TEXT:
         return
-    if separator.ids[0] in case.turn_ends:
-        yield Hit(
-            f"`{separator.text}` ({separator.ids[0]}) separates documents and ends the answers of this model's chat "
-            "template.",
-            key=separator.text,
-        )
-    elif before != after and separator.text == after:
+    others = [token for token in _END_OF_TEXT if token in _special_texts(case)]
+    advice = (
+        f"Separate documents by `{others[0]}`, which this tokenizer has: make it the eos token." if others else None
+    )
+    if before != after and separator.text == after:
         yield Hit(
             f"The template replaces the eos token `{before}` by `{after}`, the end of its turns, and so documents are "
             f"separated by `{after}`.",
             key=separator.text,
+            advice=advice,
         )
+    elif separator.ids[0] in case.turn_ends and others:
+        yield Hit(
+            f"`{separator.text}` ({separator.ids[0]}) separates documents and ends the answers of this model's chat "
+            "template.",
+            key=separator.text,
+            advice=advice,
+        )
+
+
+def _special_texts(case: PretrainCase) -> set[str]:
+    """The special tokens that the model itself has."""
+    tokenizer = case.model.tokenizer
+    return {str(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
 
 
 @rule(

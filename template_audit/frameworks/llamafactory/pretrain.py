@@ -8,17 +8,19 @@ transformers' ``DataCollatorForLanguageModeling``, which train/pt/workflow.py us
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks.interface import Option
 from template_audit.frameworks.llamafactory.converters import Converted
 from template_audit.frameworks.llamafactory.rows import map_batches
-from template_audit.pretraining import Block, DocumentSpan, Separator, Totals
+from template_audit.pretraining import Block, Documents, DocumentSpan, Separator, Totals
 from template_audit.stream import IGNORE
 
 if TYPE_CHECKING:
+    from template_audit.frameworks.llamafactory.documents import RowDocuments
     from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 
 LLAMA3_SEPARATOR = "<|end_of_text|>"
@@ -57,7 +59,7 @@ class LlamaFactoryPretrainEncoder:
 
     def __init__(self, encoder: LlamaFactoryEncoder, options: Mapping[str, Any]) -> None:
         """Raises UsageError for numbers that leave no block; EncodingError when there is no BOS to put in."""
-        behaviours = encoder.registry.behaviours
+        behaviours = self._behaviours = encoder.registry.behaviours
         given = options.get("cutoff_len")
         cutoff_len: int = behaviours.default_cutoff_len if given is None else given
         asked: bool | None = options.get("packing")
@@ -111,8 +113,22 @@ class LlamaFactoryPretrainEncoder:
                 _check_unicode(text)
             raise
 
-    def blocks(self, documents: Iterable[str], totals: Totals, count: int | None = None) -> Iterator[Block]:
-        """See `PretrainEncoder.blocks`. Without `count`, several workers make it hold all documents."""
+    def open_documents(
+        self,
+        names: Sequence[str],
+        *,
+        dataset_dir: str | Path | Mapping[str, Any] | None = None,
+        column: str | None = None,
+        max_samples: int | None = None,
+    ) -> RowDocuments:
+        """See `PretrainEncoder.open_documents`."""
+        from template_audit.frameworks.llamafactory.documents import open_documents
+
+        return open_documents(names, self._behaviours, dataset_dir=dataset_dir, column=column, max_samples=max_samples)
+
+    def blocks(self, documents: Iterable[str], totals: Totals) -> Iterator[Block]:
+        """See `PretrainEncoder.blocks`."""
+        count = documents.count() if self.workers > 1 and isinstance(documents, Documents) else None
         for batch in map_batches(documents, self.batch_size, self.workers, count):
             if self.packing:
                 yield from self._packed(batch, totals)

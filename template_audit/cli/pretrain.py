@@ -1,0 +1,96 @@
+"""``template-audit pretrain``: what pre-training makes of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from template_audit.cli.inputs import Inputs, model_inputs
+from template_audit.cli.options import assignments, format_option, output_option, output_stream
+
+if TYPE_CHECKING:
+    from template_audit.findings import Threshold
+
+
+@click.command("pretrain")
+@click.option(
+    "--encoder",
+    metavar="SPEC",
+    default="llamafactory",
+    show_default=True,
+    help="What trains: framework[@version][:template]; without a template, the one for this model.",
+)
+@click.option(
+    "--dataset",
+    "datasets",
+    metavar="FILE|NAME",
+    multiple=True,
+    required=True,
+    help="A file of documents, or a data set's name in --dataset-dir; may be repeated.",
+)
+@click.option("--dataset-dir", metavar="DIR", help="The folder of dataset_info.json.")
+@click.option("--column", metavar="NAME", help="The column of text in a file that no dataset_info.json describes.")
+@click.option("--max-samples", metavar="N", type=click.IntRange(min=1), help="Take the first N rows of each data set.")
+@click.option("--block", metavar="N", type=click.IntRange(min=0), help="Show block N with its documents; from 0.")
+@click.option(
+    "-o",
+    "--option",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="An option of the framework under its own name, such as cutoff_len=1024; may be repeated.",
+)
+@click.option("--framework-source", metavar="PATH", help="Read the framework's templates from this copy of its source.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "info", "never"]),
+    default="error",
+    show_default=True,
+    help="Exit with 1 when a finding is this grave or graver.",
+)
+@format_option
+@output_option
+@click.option("-v", "--verbose", is_flag=True, help="The whole text of the block.")
+@click.option("-q", "--quiet", is_flag=True, help="The totals alone.")
+@model_inputs
+def COMMAND(
+    given: Inputs,
+    encoder: str,
+    datasets: tuple[str, ...],
+    dataset_dir: str | None,
+    column: str | None,
+    max_samples: int | None,
+    block: int | None,
+    option: tuple[str, ...],
+    framework_source: str | None,
+    fail_on: Threshold,
+    output_format: str,
+    output: Path | None,
+    verbose: bool,
+    quiet: bool,
+) -> int:
+    """Show what pre-training MODEL on documents would feed it: separators, blocks, what is cut and lost.
+
+    Exits with 1 when something at or above --fail-on was found.
+    """
+    from template_audit.pretraining import audit_pretraining, check_pretraining, choose_pretrain_encoder
+
+    options = assignments(option, "-o")
+    check_pretraining(encoder, options)
+    chosen, why = choose_pretrain_encoder(encoder, given.load_model(), framework_source=framework_source, **options)
+    documents = chosen.open_documents(datasets, dataset_dir=dataset_dir, column=column, max_samples=max_samples)
+    report = audit_pretraining(chosen, documents, block=block, why=why, fail_on=fail_on)
+    with output_stream(output) as stream:
+        if output_format == "json":
+            from template_audit.report.json import write_json
+
+            write_json(report.to_dict(), stream)
+        else:
+            from template_audit.report.interface import ReportOptions
+            from template_audit.report.terminal.pretraining import show_pretraining
+            from template_audit.report.terminal.screen import Screen
+
+            screen = Screen(stream, ReportOptions(colour=False if output else None))
+            show_pretraining(screen, report, verbose=verbose, quiet=quiet)
+    return report.exit_code
