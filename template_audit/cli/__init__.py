@@ -7,12 +7,14 @@ is a MODEL for `audit`.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 import click
 
@@ -47,6 +49,16 @@ class Commands(click.Group):
             args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader of its output that goes away early is no error."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard_stdout()
+            return 0
+        return result
+
     def _refuse_misspelt(self, ctx: click.Context, args: list[str]) -> None:
         first = args[0]
         close = difflib.get_close_matches(first, self.list_commands(ctx), n=1, cutoff=0.75)
@@ -73,17 +85,21 @@ def main(args: Sequence[str] | None = None) -> int:
     _quieten_libraries()
     try:
         code = commands.main(args=None if args is None else list(args), prog_name=PROGRAM, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return USAGE_ERROR
     except click.UsageError as error:
-        return _refuse(f"{error.format_message()} {_help_for(error)}")
+        return _refuse(f"{_sentence(error.format_message())} {_help_for(error)}")
     except click.ClickException as error:
         return _refuse(error.format_message())
     except TemplateAuditError as error:
         return _refuse(str(error))
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        discard_stdout()
-        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _refuse(f"The output cannot be written: {error.strerror}.")
     return code if isinstance(code, int) else 0
 
 
@@ -98,6 +114,10 @@ def _refuse(message: str) -> int:
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     print(f"{PROGRAM}: {one_line(message, encoding=encoding)}", file=sys.stderr)
     return USAGE_ERROR
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _help_for(error: click.UsageError) -> str:

@@ -29,10 +29,19 @@ format_option: Callable[[F], F] = click.option(
     help="How to print.",
 )
 
+
+def _in_a_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse at once what could not be written in the end."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UsageError(f"Cannot write `{path}`: there is no folder {path.absolute().parent}.")
+    return path
+
+
 output_option: Callable[[F], F] = click.option(
     "--output",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=_in_a_folder,
     help="Write there instead of to the terminal.",
 )
 

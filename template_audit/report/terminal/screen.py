@@ -42,7 +42,7 @@ class Glyphs:
 
 
 UNICODE = Glyphs()
-ASCII = Glyphs("\\n", "\\t", "_", "^", "[[", "]]", "T", "|", "-", "...", "ok", "x", "-")
+ASCII = Glyphs("\\n", "\\t", "_", "^", "{", "}", "T", "|", "-", "...", "ok", "x", "-")
 
 _PLAIN = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-", "—": "-", "…": "...", "−": "-", "→": "->"})
 
@@ -64,6 +64,11 @@ STYLES = {
 """Style names that the report uses, in rich's notation."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1, which means findings here
+
+
 class Screen:
     """A text stream with its width, colour support and symbols.
 
@@ -76,7 +81,7 @@ class Screen:
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
         self.glyphs = UNICODE if all(encodable(c, self.encoding) for c in _symbols(UNICODE)) else ASCII
         self.width = max(MIN_WIDTH, options.width or _width(stream))
-        self._console = Console(
+        self._console = _Console(
             file=stream,
             width=self.width,
             force_terminal=options.colour,

@@ -76,7 +76,10 @@ def overview(screen: Screen, report: Report) -> None:
         if comparison.alignment is None:
             screen.paragraph(lead, comparison.reason or "", indent=lead.cell_len, style="quiet")
             continue
-        screen.line(lead, f"{_lengths(comparison):<27}", *_severities(severities))
+        remark = f"the chat template does not write {comparison.lacks}" if comparison.lacks else ""
+        line = screen.text(lead, f"{_lengths(comparison):<27}", *_severities(severities), "  ", (remark, "quiet"))
+        line.rstrip()
+        screen.line(line)
 
 
 def finding_counts(report: Report) -> dict[str, dict[str, int]]:

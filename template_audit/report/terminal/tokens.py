@@ -146,6 +146,8 @@ class _Writer:
         if symbol is not None:
             self.add(symbol, f"{style} {STYLES['quiet']}")
         elif stand_in:
+            if char == _MORE_BYTES and self.kind in ("equal", "labels"):
+                return
             self.add(glyphs.dots if char == _MORE_BYTES else char, f"{style} {STYLES['quiet']}")
         else:
             self.add(visible(char, encoding=self.screen.encoding), style)
