@@ -15,6 +15,7 @@ import argparse
 import copy
 import importlib
 import importlib.machinery
+import inspect
 import json
 import sys
 import tempfile
@@ -211,6 +212,20 @@ def observe_tools(release: Release, found: dict[str, Any]) -> None:
         found["minimax2_calls_lost"] = raises(lambda: release.call_text("minimax2", CALL))
 
 
+def observe_messages(release: Release, found: dict[str, Any]) -> None:
+    plugin = copy.deepcopy(release.template.TEMPLATES["llava"].mm_plugin)
+    processor = SimpleNamespace(image_processor=1, video_processor=1, feature_extractor=1, image_seqlen=1)
+    media: list[list[Any]] = [[]] * (len(inspect.signature(plugin.process_messages).parameters) - 2)
+    messages = [user("a <video> b"), assistant("c")]  # llava has no videos
+    checked = raises(lambda: plugin.process_messages(messages, *media, processor))
+    found["media_placeholders_checked"] = "all" if checked else "plugin"
+    if found["function_formatter"] == "template_words":
+        template = copy.deepcopy(release.template.TEMPLATES["llama2"])
+        template.thought_words = ("<x>", "</x>")
+        turns = [user("a"), {"role": "function", "content": f"<x>t</x>{CALL}"}]
+        found["llama2_function_words"] = not raises(lambda: template.encode_oneturn(Tokenizer(), turns))
+
+
 def observe_template(release: Release, found: dict[str, Any]) -> None:
     def fixed(template: str | None, tokenizer: Tokenizer) -> Any:
         data_args = SimpleNamespace(
@@ -308,6 +323,7 @@ OBSERVERS = (
     observe_labels,
     observe_thoughts,
     observe_tools,
+    observe_messages,
     observe_template,
     observe_packing,
     observe_other_stages,

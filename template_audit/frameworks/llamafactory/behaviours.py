@@ -65,6 +65,10 @@ class Behaviours:
     minimax2_calls_lost: bool = False
     """The ``minimax2`` function formatter returns nothing, so that a turn with calls raises; 0.9.4 only."""
 
+    media_placeholders_checked: Literal["all", "plugin"] = "all"
+    """A multimodal template raises on ``<image>``, ``<video>`` or ``<audio>`` in a text-only row: on each of them
+    (since 0.9.3), or only on those that its plugin replaces (up to 0.9.2)."""
+
     chat_template_parser: Literal["reasoning_aware", "plain", "none"] = "reasoning_aware"
     """``template: null`` parses the tokenizer's chat template and takes a thought in it for a reasoning
     template's (since 0.9.3), parses it without that (0.9.2), or is the ``empty`` template (up to 0.9.1)."""

@@ -119,6 +119,12 @@ RULES = (
     ),
     Rule("minimax2_calls_lost", (_TOOLS + "MiniMaxM2ToolUtils.function_formatter",), _no(r"\breturn "), False),
     Rule(
+        "media_placeholders_checked",
+        ("data/mm_plugin.py:MMPluginMixin._validate_messages",),
+        (("all", r"raise ValueError"),),
+        "plugin",
+    ),
+    Rule(
         "chat_template_parser",
         (_TEMPLATE + "parse_template",),
         (("reasoning_aware", r"ReasoningTemplate if "), ("plain", "")),

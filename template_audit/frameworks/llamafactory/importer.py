@@ -30,6 +30,7 @@ _WEBUI = "webui/common.py"
 _REGISTERS = ("register_template", "_register_template", "register_model_group")
 _TABLES = ("TEMPLATES", "templates", "SUPPORTED_MODELS", "DEFAULT_TEMPLATE")
 _HUBS = ("hf", "ms", "om")
+_GUARDS = ("__name__", "TYPE_CHECKING")
 
 
 def import_registry(path: str | Path) -> Registry:
@@ -199,27 +200,28 @@ def _registers(statement: ast.stmt, module: Module) -> bool:
     """Whether a top-level statement changes what is registered, as far as it is followed at all."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom):
         return False
-    if isinstance(statement, ast.If) and any(
-        _is_name(node, "__name__", "TYPE_CHECKING") for node in ast.walk(statement.test)
-    ):
+    if isinstance(statement, ast.If) and _named(getattr(statement.test, "left", statement.test)) in _GUARDS:
         return False  # `if __name__ == "__main__"` does not hold when the package is imported
     for node in ast.walk(statement):
         if isinstance(node, ast.Call):
             function = node.func
-            if _is_name(function, *_REGISTERS) or (isinstance(function, ast.Attribute) and function.attr in _REGISTERS):
+            if _named(function) in _REGISTERS:
                 return True
-            if isinstance(function, ast.Attribute) and _is_name(function.value, *_TABLES):
+            if isinstance(function, ast.Attribute) and _named(function.value) in _TABLES:
                 return True  # TEMPLATES.update(…)
         elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
-            root: ast.expr = node
-            while isinstance(root, ast.Subscript | ast.Attribute):
-                root = root.value
-            if _is_name(root, *_TABLES) or (
-                isinstance(root, ast.Name) and isinstance(module.lookup(root.id), Instance)
-            ):
+            owner: ast.expr = node
+            while isinstance(owner, ast.Subscript | ast.Attribute):
+                owner = owner.value
+                if _named(owner) in _TABLES:
+                    return True
+            if isinstance(owner, ast.Name) and isinstance(module.lookup(owner.id), Instance):
                 return True
     return False
 
 
-def _is_name(node: ast.AST, *names: str) -> bool:
-    return isinstance(node, ast.Name) and node.id in names
+def _named(node: ast.expr) -> str | None:
+    """The last part of a name: ``register_template`` of ``template.register_template``."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else None

@@ -30,7 +30,7 @@ class Token:
 class Special:
     """A ``{"bos_token"}`` or ``{"eos_token"}`` slot: the tokenizer's own, skipped when it has none.
 
-    Any other name (``opencoder`` has a slot ``{"<|endoftext|>"}``) adds nothing at all
+    Any other name (the prefix of ``phi_small`` is ``{"<|endoftext|>"}``) adds nothing at all
     (data/template.py, ``Template._convert_elements_to_ids``).
     """
 
