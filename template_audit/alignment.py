@@ -376,11 +376,22 @@ def _hunks(reference: EncodedStream, subject: EncodedStream, blocks: list[Block]
     i = j = 0
     for cut in _cuts(reference, subject, blocks):
         i_next, j_next = max(i, cut[0]), max(j, cut[1])
+        # a marker that swallows the whitespace behind it is one token, whatever its text
+        while i < i_next and j < j_next and _same_id_other_text(reference, subject, i, j):
+            _append(hunks, Hunk("equal", i, i + 1, j, j + 1), reference, subject)
+            i, j = i + 1, j + 1
         if i_next > i or j_next > j:
             kind = _kind(reference, subject, i, i_next, j, j_next)
             _append(hunks, Hunk(kind, i, i_next, j, j_next), reference, subject)
         i, j = i_next, j_next
     return [part for hunk in hunks for part in _at_turns(reference, subject, hunk)]
+
+
+def _same_id_other_text(reference: EncodedStream, subject: EncodedStream, i: int, j: int) -> bool:
+    if reference.input_ids[i] != subject.input_ids[j]:
+        return False
+    a, b = reference.token_text(i), subject.token_text(j)
+    return a != b and a.rstrip() == b.rstrip() != ""
 
 
 def _at_turns(reference: EncodedStream, subject: EncodedStream, hunk: Hunk) -> Iterator[Hunk]:

@@ -70,7 +70,7 @@ def _reference(model: Model) -> tuple[list[Conversation], list[EncodedStream]]:
     encoded = load_encoder("chat-template", model).encode_batch(conversations, keep_errors=True)
     taken = [(c, s) for c, s in zip(conversations, encoded, strict=True) if isinstance(s, EncodedStream)]
     if not taken:
-        raise UsageError(f"No template can be matched to {model.id}: {encoded[0]}")
+        raise UsageError(f"No template can be matched: {encoded[0]}")
     return [c for c, _ in taken], [s for _, s in taken]
 
 

@@ -24,26 +24,35 @@ from template_audit.model import Model
 from template_audit.stream import IGNORE, EncodedStream, Origin, Piece, Prompt, Turn
 
 SPECIALS = ("<s>", "</s>", "<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<think>", "</think>")
+ADDED = ("<|added|>",)
+"""Tokens that an encoder adds: one token each, with ids beyond the vocabulary."""
 _PART = re.compile(r"\{(?:(\d+)(?:\.(\w+))?|(default_system|tools)):((?:[^{}]|\{[^{}]*\})*)\}", re.S)
 
 
 class Vocabulary:
     """Token text to id; ids are given out in the order of first use, specials first."""
 
-    def __init__(self, specials: Sequence[str] = SPECIALS) -> None:
+    size = 10_000
+
+    def __init__(self, specials: Sequence[str] = SPECIALS, added: Sequence[str] = ADDED) -> None:
         self.specials = tuple(specials)
-        self.ids: dict[str, int] = {}
+        self.ids: dict[str, int] = {text: self.size + k for k, text in enumerate(added)}
         for text in self.specials:
             self[text]
-        self._cut = re.compile("(" + "|".join(map(re.escape, sorted(self.specials, key=len, reverse=True))) + ")")
+        whole = sorted((*specials, *added), key=len, reverse=True)
+        self._cut = re.compile("(" + "|".join(map(re.escape, whole)) + ")")
         self._words = re.compile(r"\n+| ?\w+|.", re.S)
+        self._whole = frozenset(whole)
 
     def __getitem__(self, text: str) -> int:
         return self.ids.setdefault(text, len(self.ids) + 10)
 
     def split(self, text: str) -> list[str]:
-        parts = self._cut.split(text) if self.specials else [text]
-        return [t for part in parts for t in ([part] if part in self.specials else self._words.findall(part))]
+        return [
+            token
+            for part in self._cut.split(text)
+            for token in ([part] if part in self._whole else self._words.findall(part))
+        ]
 
 
 VOCABULARY = Vocabulary()
@@ -52,12 +61,16 @@ VOCABULARY = Vocabulary()
 def stream(
     notation: str,
     *,
-    roles: str = "ua",
+    roles: str = "",
     vocabulary: Vocabulary = VOCABULARY,
-    prompts: Sequence[str] | None = None,
+    prompts: bool = False,
     notes: Iterable[str] = (),
 ) -> EncodedStream:
-    """An EncodedStream from the notation. `roles` has one letter per message: s, u, a, t."""
+    """An EncodedStream from the notation. `roles` has one letter per message: s, u, a, t (default: uaua…).
+
+    With `prompts` inference shows, before each answer, the text up to its first trained character.
+    """
+    roles = roles or _alternating(notation)
     text, pieces, trained, cuts = "", [], [], {0}
     for value, origin, flags in _parts(notation):
         start = len(text)
@@ -82,11 +95,14 @@ def stream(
             at += len(token)
     built = EncodedStream(ids, labels, text, spans, pieces, notes=tuple(notes))
     built.turns.extend(_turns(built, roles))
-    for line in prompts or ():
-        head, _, body = line.partition("|")
-        rendered = stream(body, vocabulary=vocabulary)
-        built.prompts.append(Prompt(int(head), rendered.text, rendered.input_ids))
+    if prompts:
+        built.prompts.extend(_prompts(built, roles))
     return built
+
+
+def _alternating(notation: str) -> str:
+    last = max((origin.message for _, origin, _ in _parts(notation) if origin.message is not None), default=1)
+    return ("ua" * last)[: last + 1] if last > 1 else "ua"
 
 
 def _parts(notation: str) -> Iterable[tuple[str, Origin, list[bool]]]:
@@ -114,6 +130,15 @@ def _parts(notation: str) -> Iterable[tuple[str, Origin, list[bool]]]:
         at = match.end()
     value, flags = take(notation[at:])
     yield value, Origin(None, "literal"), flags
+
+
+def _prompts(built: EncodedStream, roles: str) -> Iterable[Prompt]:
+    before = 0
+    for turn in built.turns:
+        if turn.message is not None and roles[turn.message] == "a":
+            first = next((i for i in range(turn.start, turn.end) if built.labels[i] != IGNORE), turn.end)
+            before = built.spans[first][0] if first < len(built) else len(built.text)
+            yield Prompt(turn.message, built.text[:before], built.input_ids[:first])
 
 
 _NAMES = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
@@ -152,8 +177,9 @@ def _turn(built: EncodedStream, message: int | None, role: str, start: int, end:
     return Turn(message, role, first, last, start, end)
 
 
-def conversation(notation: str = "", *, roles: str = "ua", id: str = "test", **changes: Any) -> Conversation:
+def conversation(notation: str = "", *, roles: str = "", id: str = "test", **changes: Any) -> Conversation:
     """A Conversation whose messages hold what the notation puts into their fields."""
+    roles = roles or _alternating(notation)
     fields: dict[int, dict[str, str]] = {}
     for value, origin, _ in _parts(notation):
         if origin.message is not None:
@@ -192,6 +218,12 @@ class Tokenizer:
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self.vocabulary.ids.get(token)
 
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        return self.get_vocab().get(token, self.unk_token_id)
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return next(text for text, id in self.vocabulary.ids.items() if id == token)
+
     bos_token_id = property(lambda self: self._id(self.bos_token))
     eos_token_id = property(lambda self: self._id(self.eos_token))
     pad_token_id = property(lambda self: self._id(self.pad_token))
@@ -199,7 +231,7 @@ class Tokenizer:
 
     @property
     def all_special_ids(self) -> list[int]:
-        return [self.vocabulary.ids[text] for text in self.vocabulary.specials]
+        return [id for id, token in self.added_tokens_decoder.items() if token.special]
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
@@ -212,7 +244,7 @@ class Tokenizer:
         return {text: id for text, id in self.vocabulary.ids.items() if text in self.vocabulary.specials}
 
     def __len__(self) -> int:
-        return 10_000
+        return self.vocabulary.size
 
 
 def model(

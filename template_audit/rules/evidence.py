@@ -68,6 +68,12 @@ class ControlTokens:
         value: int | None = self.tokenizer.bos_token_id
         return value
 
+    @property
+    def unknown(self) -> int | None:
+        """The id that stands for what the vocabulary lacks, where that is a token of its own."""
+        value: int | None = self.tokenizer.unk_token_id
+        return None if value == self.eos else value
+
     def __contains__(self, token: int) -> bool:
         return token in self.special or token >= self.size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from template_audit.rules.evidence import MARKER, TEMPLATE_FIELDS, Facts, Side, Span
+from template_audit.rules.evidence import MARKER, TEMPLATE_FIELDS, ControlTokens, Facts, Side, Span
 
 
 class Split(NamedTuple):
@@ -30,6 +30,14 @@ def split_markers(facts: Facts) -> Iterator[Split]:
             known = {text for text, where in markers(facts.ref) if where[1] - where[0] > 1}
         if text not in known:
             yield Split(text, span, facts.control.single(text))
+
+
+def unknown_in_template(side: Side, control: ControlTokens) -> list[int]:
+    """Unknown tokens that stand for the template's own text."""
+    ids = side.stream.input_ids
+    if control.unknown is None or control.unknown not in ids:
+        return []
+    return [i for i, token in enumerate(ids) if token == control.unknown and side.origins[i].field in TEMPLATE_FIELDS]
 
 
 def markers(side: Side) -> Iterator[tuple[str, Span]]:

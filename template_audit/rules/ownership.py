@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from template_audit.alignment import Hunk
 from template_audit.rules.evidence import THOUGHT, Facts, Side, Span
-from template_audit.rules.markers import split_markers
+from template_audit.rules.markers import split_markers, unknown_in_template
 from template_audit.rules.prompts import prompt_drifts
 from template_audit.rules.turn_ends import ends_found
 
@@ -23,6 +23,7 @@ class _Owners:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self.splits = list(split_markers(facts))
+        self.unknown = unknown_in_template(facts.sub, facts.control)
         self.drifts = [drift for drift in prompt_drifts(facts) if not drift.history]
         self.ends = {end.message: (rule, end) for rule, end, _ in ends_found(facts)}
         self.last = _last_that_counts(facts)
@@ -49,6 +50,8 @@ class _Owners:
             return rule
         if ref[0] > self.last[0] and sub[0] > self.last[1]:
             return "after-training"
+        if any(sub[0] <= index < sub[1] for index in self.unknown):
+            return "unknown-special-token"
         if self.split(sub, own=False):
             return "foreign-special-token"
         if self.split(sub, own=True):

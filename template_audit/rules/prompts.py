@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from template_audit.model.tokenizer import token_text
 from template_audit.rules.evidence import Facts, Span, show
 from template_audit.rules.interface import Case, Hit, rule
 from template_audit.stream import EncodedStream, Prompt
@@ -47,36 +48,38 @@ def prompt_drifts(facts: Facts) -> Iterator[PromptDrift]:
 
 
 def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
-    sub, ids = facts.sub, facts.case.subject.input_ids
+    sub, ids, shown_ids = facts.sub, facts.case.subject.input_ids, prompt.input_ids
     zone, body = sub.before(message)
     first = next(sub.trained(zone, sub.after(message)[1]), None)
     if first is None:
         return None
     first = min(first, body)
-    size = len(prompt.input_ids)
-    if ids[:size] == prompt.input_ids and first <= size:
+    if ids[: len(shown_ids)] == shown_ids and first <= len(shown_ids):
         return None  # tokens that inference shows and training trains are a matter of labels
-    shared = _common(ids[:first], prompt.input_ids)
-    ref_zone = facts.ref.before(message)[0] if facts.ref.body(message) is not None else shared
     trained = sub.stream.text[sub.text_before(message) : sub.char(first)]
     shown = _shown(facts, prompt, message)
+    shared = _common(ids[:first], shown_ids)
     if _same_header(prompt, trained, shown, sub.stream.text[: sub.text_before(message)]):
-        explained = any(h.kind != "equal" and h.sub_start < first for h in facts.case.alignment.hunks)
-        if explained:
-            return None
-        ids_shown = prompt.input_ids[shared] if shared < size else None
-        return PromptDrift(
-            message, prompt.text, sub.text((0, first)), (0, ref_zone), (0, first), shared, ids_shown, True
-        )
-    reference = (ref_zone, facts.ref.before(message)[1]) if facts.ref.body(message) is not None else (shared, shared)
-    at, shown_id = shared, prompt.input_ids[shared] if shared < size else None
-    if prompt.input_ids[:ref_zone] == facts.case.reference.input_ids[:ref_zone]:
-        theirs, ours = prompt.input_ids[ref_zone:], ids[zone:first]
+        if any(hunk.kind != "equal" and hunk.sub_start < first for hunk in facts.case.alignment.hunks):
+            return None  # something earlier differs, and its own rule says so
+        there = _item(shown_ids, shared)
+        return PromptDrift(message, prompt.text, trained, (0, 0), (0, first), shared, there, history=True)
+    header = facts.ref.before(message) if facts.ref.body(message) is not None else (shared, shared)
+    if shown_ids[: header[0]] == facts.case.reference.input_ids[: header[0]]:
+        theirs, ours = shown_ids[header[0] :], ids[zone:first]
+        if theirs == ours:
+            return None  # the same tokens: markers that swallow the whitespace behind them
         same = _common(theirs, ours)
-        at, shown_id = zone + same, theirs[same] if same < len(theirs) else None
+        at, there = zone + same, _item(theirs, same)
+    else:
+        at, there = shared, _item(shown_ids, shared)
     return PromptDrift(
-        message, prompt.text[-80:] if shown is None else shown, trained, reference, (zone, first), at, shown_id
+        message, prompt.text[-80:] if shown is None else shown, trained, header, (zone, first), at, there
     )
+
+
+def _item(ids: list[int], index: int) -> int | None:
+    return ids[index] if index < len(ids) else None
 
 
 def _common(a: Sequence[object], b: Sequence[object]) -> int:
@@ -115,6 +118,8 @@ def _shown(facts: Facts, prompt: Prompt, message: int) -> str | None:
 def generation_prompt_drift(case: Case) -> Iterator[Hit]:
     for drift in prompt_drifts(case.facts):
         sub = case.facts.sub
+        if drift.history and not case.reference.text.startswith(_prompt(case, drift.message).text):
+            continue  # not-prefix-stable says so
         if drift.history:
             yield Hit(
                 f"Before the answer of message {drift.message} inference shows an earlier part of the conversation "
@@ -137,6 +142,10 @@ def generation_prompt_drift(case: Case) -> Iterator[Hit]:
         )
 
 
+def _prompt(case: Case, message: int) -> Prompt:
+    return next(prompt for prompt in case.reference.prompts if prompt.message == message)
+
+
 def _cause(text: str) -> str:
     return text[-120:]
 
@@ -146,11 +155,10 @@ def _token(case: Case, index: int) -> str:
 
 
 def _shown_token(case: Case, drift: PromptDrift) -> str:
-    start, end = drift.reference
-    for index in range(start, end):
-        if case.reference.input_ids[index] == drift.shown_id:
-            return f"{show(case.reference.token_text(index), 30)} (id {drift.shown_id})"
-    return f"id {drift.shown_id}"
+    tokenizer = case.model.tokenizer
+    if drift.shown_id is None or not hasattr(tokenizer, "decode"):
+        return f"id {drift.shown_id}"
+    return f"{show(token_text(tokenizer, drift.shown_id), 30)} (id {drift.shown_id})"
 
 
 @rule(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from template_audit.rules.evidence import TEMPLATE_FIELDS, Facts, control_tokens, show
 from template_audit.rules.interface import Case, Hit, ModelCase, rule
-from template_audit.rules.markers import split_markers
+from template_audit.rules.markers import split_markers, unknown_in_template
 
 
 @rule(
@@ -61,15 +61,12 @@ def special_token_split(case: Case) -> Iterator[Hit]:
 )
 def unknown_special_token(case: Case) -> Iterator[Hit]:
     facts = case.facts
-    unknown = facts.control.tokenizer.unk_token_id
-    if unknown is None or unknown == facts.control.eos:
-        return
-    ours = {case.reference.token_text(i) for i, token in enumerate(case.reference.input_ids) if token == unknown}
-    for index, token in enumerate(case.subject.input_ids):
+    theirs = {case.reference.token_text(i) for i in unknown_in_template(facts.ref, facts.control)}
+    for index in unknown_in_template(facts.sub, facts.control):
         text = case.subject.token_text(index)
-        if token == unknown and facts.sub.origins[index].field in TEMPLATE_FIELDS and text not in ours:
+        if text not in theirs:
             yield Hit(
-                f"{show(text)} of the template becomes the unknown token (id {unknown}).",
+                f"{show(text)} of the template becomes the unknown token (id {facts.control.unknown}).",
                 key=text,
                 subject=(index, index + 1),
             )
@@ -143,6 +140,8 @@ def eos_mismatch(case: ModelCase) -> Iterator[Hit]:
             token = one.subject.input_ids[end.subject] if end.subject is not None else None
             if token is None or token in seen or not one.facts.sub.is_trained(end.subject or 0):
                 continue
+            if token != one.reference.input_ids[end.reference]:
+                continue  # wrong-turn-end says so
             seen.add(token)
             text = show(one.subject.token_text(end.subject or 0))
             if token not in control:

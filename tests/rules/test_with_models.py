@@ -1,0 +1,54 @@
+"""Rules that ask an encoder again: the clock and the `{% generation %}` tags."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from template_audit import load_encoder
+from template_audit.audit import audit
+from template_audit.probes import probe
+from tests.test_audit import heard, loaded
+
+
+def test_a_template_with_a_date_is_not_deterministic() -> None:
+    report = audit(loaded("llama3-like"), subject="llamafactory:llama3", conversations=[probe("single")])
+    assert [f.message for f in report.findings if f.rule == "nondeterministic-template"] == [
+        "The chat template writes `Today Date: 26 Jul 2024\\n\\n<|eot_i` one day and "
+        "`Today Date: 09 Mar 2031\\n\\n<|eot_i` another."
+    ]
+
+
+def test_a_framework_s_tool_prompt_with_a_date() -> None:
+    report = audit(loaded("qwen25-like"), subject="llamafactory:llama3", conversations=[probe("tool-call")])
+    (text,) = (f.message for f in report.findings if f.rule == "nondeterministic-template")
+    assert text.startswith("The framework's template writes `")
+
+
+def test_a_template_without_a_clock_is_deterministic() -> None:
+    report = audit(loaded("qwen25-like"), subject="llamafactory:qwen", conversations=[probe("tool-call")])
+    assert "nondeterministic-template" not in heard(report, "info", "warning", "error")
+
+
+def tagged(old: str = "", new: str = "") -> set[str]:
+    """What is found in the template with tags against itself, after a change to it."""
+    model = loaded("chatml-generation")
+    template = model.chat_templates["default"]
+    assert old in template
+    changed = replace(model, chat_templates={"default": template.replace(old, new)})
+    report = audit(changed, subject=load_encoder("chat-template", changed), conversations=[probe("multi-turn")])
+    return set(heard(report))
+
+
+def test_tags_around_whole_answers() -> None:
+    assert tagged() == set()
+
+
+def test_tags_that_leave_out_the_end_marker() -> None:
+    inside = """{{- turn.content + '<|im_end|>' -}}
+        {%- endgeneration -%}"""
+    outside = "{{- turn.content -}}{%- endgeneration -%}{{- '<|im_end|>' -}}"
+    assert tagged(inside, outside) == {"generation-mask-wrong"}
+
+
+def test_tags_around_the_user_s_turns() -> None:
+    assert tagged("turn.role == 'assistant'", "turn.role == 'user'") == {"generation-mask-wrong"}
