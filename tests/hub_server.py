@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 DENIED_WITHOUT_TOKEN = "Access to model {repo} is restricted. You must have access to it and be authenticated."
+INVALID_TOKEN = "hf_invalid"
 DENIED_WITH_TOKEN = "Access to model {repo} is restricted and you are not in the authorized list."
 
 
@@ -118,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
     def _repo(self, repo_id: str) -> Repo:
+        if self._token == INVALID_TOKEN:
+            raise _Refused(401, None, "Invalid credentials in Authorization header")
         repo: Repo | None = self.server.repos.get(repo_id)  # type: ignore[attr-defined]
         if repo is None or (repo.private and self._token not in repo.readers):
             if self._token:

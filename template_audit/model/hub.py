@@ -209,7 +209,9 @@ def _refusal(error: Exception, repo: str, revision: str | None) -> str:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repo} has no revision `{revision}`; name a branch, a tag or a full commit hash of it."
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if status == 401 and "credentials" in _server_message(error):
+        return f"{_endpoint()} refused the token for {repo} (401): set HF_TOKEN to a valid one, or unset it."
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:  # 401 is the answer without a token
         return (
             f"There is no model {repo} on {_endpoint()} ({status}), nor a folder of that name here; check the "
             "spelling, and if the model is private set HF_TOKEN to a token that may read it."
@@ -218,9 +220,12 @@ def _refusal(error: Exception, repo: str, revision: str | None) -> str:
         return f"`{repo}` is no hub name: {_first_line(error)}"
     if isinstance(error, errors.DisabledRepoError):
         return f"Access to {repo} is disabled on {_endpoint()}."
-    if status == 401:
-        return f"{_endpoint()} refused the token for {repo} (401): set HF_TOKEN to a valid one, or unset it."
     return f"{_endpoint()} refused {_title(repo, revision)}: {_first_line(error)}"
+
+
+def _server_message(error: Exception) -> str:
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    return str(headers.get("X-Error-Message", ""))
 
 
 def _title(repo: str, revision: str | None) -> str:
