@@ -116,6 +116,8 @@ class Renderer:
         self._clock = _clock(clock)
         self._kwargs = _plain(_checked(template_kwargs or {}))
         self._sandbox = sandbox or shared_sandbox()
+        if model.chat_templates:
+            self._sandbox.start()
         self._dialect = dialect(model.tokenizer)
 
     def template(self, has_tools: bool) -> str:

@@ -84,8 +84,8 @@ class _Reader:
         self.roles = [message.role for message in conversation.messages]
         self.views, self.tokens = views, tokens
         self.text = views.full.text
-        self.bos = len(bos) if bos and self.text.startswith(bos) else 0
         self.pieces = views.full.pieces
+        self.bos = self._leading_bos(bos)
         count = len(self.roles)
         self.own: list[list[Piece]] = [[] for _ in range(count)]  # every piece of message k, its role included
         self.body: list[list[Piece]] = [[] for _ in range(count)]  # what the message says
@@ -96,6 +96,13 @@ class _Reader:
                     self.body[piece.origin.message].append(piece)
         self.tails: dict[str, str] = {}
         self.headers: dict[str, str] = {}
+
+    def _leading_bos(self, bos: str | None) -> int:
+        """The length of BOS, if the text begins with it and every turn does not (as with ``<|im_start|>``)."""
+        if not bos or not self.text.startswith(bos):
+            return 0
+        written = sum(self.text.count(bos, p.start, p.end) for p in self.pieces if p.origin == LITERAL)
+        return len(bos) if written == 1 else 0
 
     def layout(self) -> Layout:
         default, block, head = _default_system(self.views)
@@ -123,7 +130,7 @@ class _Reader:
         starts = [self._first(block, head)]
         for k in range(1, count):
             position = found[k]
-            starts.append(max(starts[-1], position if position is not None else self._estimate(k, starts[-1])))
+            starts.append(max(starts[-1], self._estimate(k, starts[-1]) if position is None else position))
         return starts
 
     def _exact(self, k: int) -> int | None:
@@ -140,14 +147,15 @@ class _Reader:
         if inside:
             self.tails.setdefault(self.roles[k], self.text[inside[-1].end : end])
             if with_header:
-                self.headers.setdefault(self.roles[k], self.text[start : inside[0].start])
+                header = self.text[start : inside[0].start]
+                self.headers[self.roles[k]] = min(header, self.headers.get(self.roles[k], header), key=len)
 
     def _first(self, block: int | None, head: int | None) -> int:
         """Where the first message's turn begins: after BOS and a default system block."""
         if self.roles[0] == "system":
             return self.bos
         limit = self.own[0][0].start if self.own[0] else len(self.text)
-        header = self.headers.get(self.roles[0])
+        header = _probed_header(self.views) or self.headers.get(self.roles[0])
         if head is None and header and self.body[0] and self.text.endswith(header, 0, self.body[0][0].start):
             head = self.body[0][0].start - len(header)
         if head is None and block is not None:
@@ -163,21 +171,27 @@ class _Reader:
         gap = self.text[lower:upper]
         tail = self._shown_tail(k) or self.tails.get(self.roles[k - 1], "")
         shared = _shared(tail, gap)
-        if shared:
-            return self._skip_space(max(lower, self.tokens.floor(lower + shared)), upper)
+        if tail and shared == len(tail):
+            return self._skip_space(lower + shared, upper)
         header = self.headers.get(self.roles[k])
         if header and self.body[k] and self.text.endswith(header, lower, self.body[k][0].start):
             return self.body[k][0].start - len(header)
         stop = self._after_stop(lower, upper)
         if stop is not None:
             return stop
-        return upper if not self.own[k] or self.own[k][0].origin.field in _BODY else lower
+        if shared:
+            return self._skip_space(max(lower, self.tokens.floor(lower + shared)), upper)
+        if not self.own[k - 1]:
+            return after  # it left no trace
+        whole = not self.own[k] or self.own[k][0].origin.field in _BODY
+        return max(after, self.tokens.floor(upper)) if whole else lower
 
     def _after_stop(self, lower: int, upper: int) -> int | None:
         """Behind the first token between the two positions at which inference stops, and behind white space."""
         for index in range(*token_range(self.tokens, lower, upper)):
-            if self.tokens.ids[index] in self.tokens.stops:
-                return self._skip_space(min(self.tokens.spans[index][1], upper), upper)
+            end = self.tokens.spans[index][1]
+            if self.tokens.ids[index] in self.tokens.stops and not self.text[upper:end].strip():
+                return self._skip_space(min(end, upper), upper)
         return None
 
     def _shown_tail(self, k: int) -> str:
@@ -231,10 +245,12 @@ class _Reader:
             return prompt.same
         said = next((piece.start for piece in self.body[k] if start <= piece.start < stop), None)
         shown = prompts.get(k) or next(iter(prompts.values()), "")
+        whole = self.text.find(shown, start, stop if said is None else said) if shown else -1
+        if whole >= 0:
+            return whole + len(shown)
         shared = _shared(shown, self.text[start:stop])
         if shared:
-            end = start + shared
-            end = end if shared == len(shown) else max(start, self.tokens.floor(end))
+            end = max(start, self.tokens.floor(start + shared))
             return end if said is None else min(end, said)
         return start if said is None else said
 
@@ -277,6 +293,15 @@ def _default_system(views: Views) -> tuple[tuple[int, int] | None, int | None, i
     if isinstance(alone, Prefix) and probe.text.startswith(alone.text) and len(alone.text) >= end:
         head = len(alone.text) - (end - start) + size
     return ((start, start + size) if size else None), start + size, head
+
+
+def _probed_header(views: Views) -> str | None:
+    """What the first message's own text comes after, when a system turn stands before it."""
+    probe, alone = views.with_system, views.only_system
+    if not isinstance(probe, Prefix) or not isinstance(alone, Prefix) or not probe.text.startswith(alone.text):
+        return None
+    said = next((p.start for p in probe.pieces if p.origin.message == 0 and p.origin.field in _BODY), -1)
+    return probe.text[len(alone.text) : said] if said >= len(alone.text) else None
 
 
 def _marked(pieces: list[Piece], default: tuple[int, int] | None) -> list[Piece]:
