@@ -44,19 +44,23 @@ def draw(screen: Screen, pair: Pair, *, full: bool = False) -> Iterator[Text]:
     yield from body(screen, pair, items, full)
 
 
-def legend(screen: Screen) -> list[Text]:
+def legend(screen: Screen) -> Iterator[Text]:
     """What the signs of `draw` mean."""
     glyphs = screen.glyphs
     special = "special" if screen.ansi else f"{glyphs.open}special{glyphs.close}"
-    text = screen.text(
-        ("- expected only  + fed only  ~ differs  ! other labels  ", "quiet"),
-        glyphs.trained,
-        (" trained", "trained" if screen.ansi else ""),
-        "  ",
-        (special, "special" if screen.ansi else ""),
-        (f"  {glyphs.split} token boundary", "quiet"),
-    )
-    return wrap(text, screen.width, hang=True)
+    items = [
+        screen.text((sign, "quiet"))
+        for sign in ("- expected only", "+ fed only", "~ differs", "! other labels", f"{glyphs.split} token boundary")
+    ]
+    items.append(screen.text(glyphs.trained, (" trained", "trained" if screen.ansi else "")))
+    items.append(screen.text((special, "special" if screen.ansi else "")))
+    line = Text()
+    for item in items:
+        if line.cell_len and line.cell_len + 2 + item.cell_len > screen.width:
+            yield line
+            line = Text()
+        line = screen.text(line, "  " if line.plain else "", item)
+    yield line
 
 
 def sign_of(row: Row) -> str:
@@ -134,8 +138,8 @@ def _two_columns(screen: Screen, pair: Pair, items: Iterable[Row | Gap], full: b
     width = (screen.width - ROLE - 2 - 3) // 2
     bar = screen.text((f" {screen.glyphs.bar} ", "quiet"))
     gutter = Gutter(screen)
-    titles = [screen.text(("  " + screen.clean(name), "quiet")) for name in _titles(pair)]
-    yield screen.text(gutter.blank(), pad(titles[0], width), bar, titles[1])
+    for a, b in zip_longest(*(_title(screen, name, width) for name in _titles(pair)), fillvalue=Text()):
+        yield screen.text(gutter.blank(), pad(a, width), bar, b)
     for item in items:
         if isinstance(item, Gap):
             yield gutter.gap(item)
@@ -155,7 +159,8 @@ def _one_column(screen: Screen, pair: Pair, items: Iterable[Row | Gap], full: bo
     width = screen.width - ROLE - 2
     gutter = Gutter(screen)
     for sign, name, style in zip("-+", _titles(pair), ("missing", "extra"), strict=True):
-        yield screen.text(gutter.blank(sign, style), ("  " + screen.clean(name), "quiet"))
+        for line in _title(screen, name, width):
+            yield screen.text(gutter.blank(sign, style), line)
     for item in items:
         if isinstance(item, Gap):
             yield gutter.gap(item)
@@ -177,5 +182,9 @@ def _unified(pair: Pair, row: Row) -> Iterator[tuple[Run, Side, str, str]]:
         yield row.right, pair.right, "+", right_style
 
 
+def _title(screen: Screen, name: str, width: int) -> list[Text]:
+    return [screen.text("  ", part) for part in wrap(screen.text((screen.clean(name), "quiet")), width - 2, hang=True)]
+
+
 def _titles(pair: Pair) -> tuple[str, str]:
-    return f"the model expects: {pair.left_name}", f"the trainer feeds: {pair.right_name}"
+    return f"expected: {pair.left_name}", f"fed: {pair.right_name}"

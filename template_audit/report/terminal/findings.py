@@ -90,10 +90,19 @@ def _message(finding: Finding) -> str:
     return f" (message {finding.turn}, {finding.role})" if finding.role else f" (message {finding.turn})"
 
 
+def _edges(screen: Screen, text: str) -> str:
+    """`text` with the spaces at its ends made visible."""
+    body = text.strip(" ")
+    if not body:
+        return screen.glyphs.space * len(text)
+    lead = text.index(body)
+    return screen.glyphs.space * lead + body + screen.glyphs.space * (len(text) - lead - len(body))
+
+
 def _evidence(screen: Screen, label: str, evidence: Evidence | None, verbose: bool) -> None:
     if evidence is None or not evidence.ids:
         return
-    text = screen.clean(evidence.text)
+    text = _edges(screen, screen.clean(evidence.text))
     if len(text) > _EVIDENCE and not verbose:
         text = f"{text[: _EVIDENCE // 2]} {screen.glyphs.dots} {text[-_EVIDENCE // 2 :]}"
     ids = evidence.ids if verbose else evidence.ids[:_FEW_IDS]

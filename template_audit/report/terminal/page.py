@@ -77,7 +77,10 @@ def _differing(report: Report) -> Iterator[Comparison]:
 
 
 def _telling(report: Report) -> Iterator[Comparison]:
-    """The first comparisons that show causes which none before them showed; infos count when there is no more."""
+    """The first comparisons that show causes which none before them showed, or simply the first.
+
+    Infos count only when there is nothing graver.
+    """
     grave = any(finding.severity != "info" and finding.conversation for finding in report.findings)
     causes: dict[str | None, set[str]] = {}
     for finding in report.findings:
@@ -85,9 +88,11 @@ def _telling(report: Report) -> Iterator[Comparison]:
             causes.setdefault(finding.conversation, set()).add(finding.cause)
     seen: set[str] = set()
     count = 0
-    for comparison in _differing(report):
+    for comparison in (found := list(_differing(report))):
         new = causes.get(comparison.conversation.id, set()) - seen
         if new and count < FEW_DIFFS:
             seen |= new
             count += 1
             yield comparison
+    if found and not count:
+        yield found[0]

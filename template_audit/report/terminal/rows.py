@@ -81,7 +81,8 @@ def rows(alignment: Alignment) -> list[Row]:
             continue
         left = _runs(ref, ref_messages, ref_start, ref_end)
         right = _runs(sub, sub_messages, sub_start, sub_end)
-        for a, b in _paired(left, right):
+        pairs = _paired(left, right) if kind in ("missing", "extra", "replaced") else _together(left, right)
+        for a, b in pairs:
             run = a or b
             both: RowKind = kind if a and b else ("missing" if a else "extra")
             out.append(Row(both, a, b, roles.get(run.message if run else None, "")))
@@ -171,8 +172,19 @@ def _paired(left: list[Run], right: list[Run]) -> Iterator[tuple[Run | None, Run
     yield from zip_longest(_outside(left), _outside(right))
     a, b = _inside(left), _inside(right)
     if a and b and {run.message for run in a} != {run.message for run in b}:
-        first = a[0].message
-        a, b = _joined(a, first), _joined(b, first)
+        yield from _together(a, b)
+    else:
+        yield from _merged(a, b)
+
+
+def _together(left: list[Run], right: list[Run]) -> Iterator[tuple[Run | None, Run | None]]:
+    """The runs of both sides, trained with trained, as if they were of one message."""
+    message = next((run.message for run in left + right if run.message is not None), None)
+    yield from _merged(_joined(left, message), _joined(right, message))
+
+
+def _merged(left: list[Run], right: list[Run]) -> Iterator[tuple[Run | None, Run | None]]:
+    a, b = list(left), list(right)
     while a or b:
         take_left = not b or (bool(a) and _comes_first(a, b))
         take_right = not a or (bool(b) and _comes_first(b, a))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from template_audit.frameworks.interface import Encoder
 
 _LABEL = 11
+_MANY = 3  # conversations with the same reason, from which on it is said once
 _ASKED_FOR = "It was asked for."  # what `matching.choose_encoder` says when there was nothing to choose
 
 
@@ -66,8 +67,17 @@ def overview(screen: Screen, report: Report) -> None:
     """Print one line for every conversation: whether the two sides agree, lengths, findings."""
     width = min(max((len(screen.clean(c.conversation.id)) for c in report.comparisons), default=0), screen.width // 3)
     counts = finding_counts(report)
+    alike: dict[str, list[Comparison]] = {}
+    for comparison in report.comparisons:
+        if comparison.alignment is None and comparison.reason:
+            alike.setdefault(comparison.reason, []).append(comparison)
     for comparison in report.comparisons:
         severities = counts.get(comparison.conversation.id, {})
+        same = alike.get(comparison.reason or "", []) if comparison.alignment is None else []
+        if len(same) >= _MANY:
+            if comparison is same[0]:
+                _said_once(screen, same, _mark(screen, comparison, severities))
+            continue
         mark, style = _mark(screen, comparison, severities)
         name = screen.clean(comparison.conversation.id)
         if len(name) > width:
@@ -80,6 +90,14 @@ def overview(screen: Screen, report: Report) -> None:
         line = screen.text(lead, f"{_lengths(comparison):<27}", *_severities(severities), "  ", (remark, "quiet"))
         line.rstrip()
         screen.line(line)
+
+
+def _said_once(screen: Screen, same: list[Comparison], mark: tuple[str, str]) -> None:
+    """One paragraph for conversations that give no two streams for the same reason."""
+    names = ", ".join(comparison.conversation.id for comparison in same)
+    lead = screen.text((f"{mark[0]} ", mark[1]))
+    screen.paragraph(lead, f"{plural(len(same), 'conversation')}: {same[0].reason}", indent=lead.cell_len)
+    screen.paragraph("", names, indent=lead.cell_len, style="quiet")
 
 
 def finding_counts(report: Report) -> dict[str, dict[str, int]]:
@@ -126,23 +144,27 @@ def plural(number: int, noun: str) -> str:
 
 
 def verdict(screen: Screen, report: Report) -> None:
-    """Print the one line that says it all, with the exit code."""
-    numbers = report.summary
+    """Print the one line that says it all, with the exit code. It is not wrapped."""
+    numbers, spec = report.summary, report.subject.spec
     total = plural(numbers.conversations, "conversation")
-    found = _found(report)
-    if numbers.evaluated < numbers.conversations:
-        mark, style = "?", "error"
-        sentence = f"{numbers.conversations - numbers.evaluated} of {total} could not be evaluated"
-        sentence += f"; {found}." if found else "."
-    elif numbers.error:
+    missing = numbers.conversations - numbers.evaluated
+    mark, style = screen.glyphs.ok, "ok"
+    sentence = f"{spec} feeds this model what its chat template shows, in {total}."
+    if numbers.agree < numbers.evaluated:
+        sentence = (
+            f"No errors or warnings in {total}: {spec} feeds this model what its chat template shows "
+            f"({numbers.agree} equal to the token)."
+        )
+    if numbers.error:
         mark, style = screen.glyphs.bad, "error"
-        sentence = f"{found}: {report.subject.spec} does not feed this model what its chat template shows."
+        sentence = f"{_found(report)}: {spec} does not feed this model what its chat template shows."
     elif numbers.warning:
         mark, style = "!", "warning"
-        sentence = f"{found}: {report.subject.spec} feeds this model almost what its chat template shows."
-    else:
-        mark, style = screen.glyphs.ok, "ok"
-        sentence = f"{report.subject.spec} feeds this model what its chat template shows, in {total}."
+        sentence = f"{_found(report)}: {spec} feeds this model almost what its chat template shows."
+    if missing:
+        mark, style = "?", "error"
+        known = numbers.evaluated and sentence
+        sentence = f"{missing} of {total} could not be evaluated." + (f" {known}" if known else "")
     screen.line((f"{mark} {screen.prose(sentence)} Exit {report.exit_code}.", style))
 
 

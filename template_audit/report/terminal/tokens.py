@@ -98,14 +98,29 @@ class _Writer:
         self.screen, self.side, self.kind, self.style, self.trained = screen, side, kind, style, trained
         self.done: list[Text] = []
         self.line = Text()
+        self.pending, self.pending_style = "", ""
 
     def add(self, text: str, style: str) -> None:
-        if text:
-            self.line.append(text, style)
+        """Append to the line; neighbours of one style become one span."""
+        if style != self.pending_style:
+            self._flush()
+            self.pending_style = style
+        self.pending += text
+
+    def _flush(self) -> None:
+        if self.pending:
+            self.line.append(self.pending, self.pending_style)
+        self.pending = ""
+
+    def _break(self) -> None:
+        self._flush()
+        self.done.append(self.line)
+        self.line = Text()
 
     def finish(self) -> list[Text]:
-        if self.line.plain or not self.done:
-            self.done.append(self.line)
+        """All lines; at least one."""
+        if self.pending or self.line.plain or not self.done:
+            self._break()
         return self.done
 
     def stretch(self, start: int, end: int) -> None:
@@ -121,8 +136,7 @@ class _Writer:
             if special and not self.screen.ansi and (after is None or after.first):
                 self.add(self.screen.glyphs.close, "")
             if char == "\n" and after is not None and after.char != "\n":
-                self.done.append(self.line)
-                self.line = Text()
+                self._break()
 
     def _boundary(self, before: _Char | None, special: bool, in_marker: bool) -> None:
         if before is not None and (self.kind == "segmentation" or (in_marker and self.kind not in ("equal", "labels"))):
