@@ -5,6 +5,7 @@ Source: LLaMA-Factory 0.9.5, data/processor/supervised.py (``SupervisedDatasetPr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from template_audit.stream import LITERAL, EncodedStream
 from template_audit.trace import Traced, runs_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from template_audit.model import Model
 
 Tokens = tuple[list[int], list[tuple[int, int]]]
@@ -50,7 +53,9 @@ class LlamaFactoryEncoder:
         self.registry = registry
         self.template = in_force(template, self.settings, registry)
         self.spec = f"llamafactory@{registry.version}:{template.name}"
-        self.tokenizer, self.effects = fixed_tokenizer(model.tokenizer, self.template, registry.behaviours)
+        self.tokenizer, self.effects = fixed_tokenizer(
+            model.tokenizer, self.template, registry.behaviours, lambda: _loaded_again(model)
+        )
         self._release = Release(registry.tool_prompts, self.settings.clock, registry.behaviours)
         self._literals: dict[str, Tokens] = {}
 
@@ -251,6 +256,18 @@ class LlamaFactoryEncoder:
         slots += [self.template.format_observation.slots]
         names = dict.fromkeys(slot.text for group in slots for slot in group if isinstance(slot, Token))
         return [name for name in names if self.tokenizer.convert_tokens_to_ids(name) is None]
+
+
+def _loaded_again(model: Model) -> PreTrainedTokenizerBase:
+    """The model's tokenizer once more; a deep copy where its folder alone does not give one."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+    except Exception:  # whatever transformers and tokenizers raise on files such as GGUF
+        return copy.deepcopy(model.tokenizer)
+    tokenizer.chat_template = model.tokenizer.chat_template
+    return tokenizer
 
 
 def _check_options(settings: SftOptions, template: TemplateSpec, registry: Registry) -> None:

@@ -6,6 +6,7 @@ Source: LLaMA-Factory 0.9.5, data/template.py (``fix_special_tokens``, ``fix_jin
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from template_audit.errors import UsageError
@@ -22,13 +23,16 @@ _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 
 def fixed_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, spec: TemplateSpec, behaviours: Behaviours
+    tokenizer: PreTrainedTokenizerBase,
+    spec: TemplateSpec,
+    behaviours: Behaviours,
+    reload: Callable[[], PreTrainedTokenizerBase] | None = None,
 ) -> tuple[PreTrainedTokenizerBase, TokenizerEffects]:
-    """A copy of `tokenizer` as the framework leaves it, and what changed.
+    """A copy of `tokenizer` as the framework leaves it, and what changed. `reload`: see `copy_tokenizer`.
 
     Raises UsageError for a template that replaces the eos token without naming a stop word.
     """
-    fixed = copy_tokenizer(tokenizer)
+    fixed = copy_tokenizer(tokenizer, reload)
     stop_words = list(spec.stop_words)
     wanted: list[str] = []
     if spec.replace_eos:
@@ -86,26 +90,32 @@ def _one_template(template: Any) -> str | None:
     return template.get("default") if isinstance(template, dict) else template
 
 
-def copy_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def copy_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, reload: Callable[[], PreTrainedTokenizerBase] | None = None
+) -> PreTrainedTokenizerBase:
     """An independent copy that encodes alike; a hundred times faster than ``copy.deepcopy``.
 
     The vocabulary, which no tokenizer changes after it is built, is shared; added tokens, special
-    tokens and settings are not. A tokenizer that this way can't copy faithfully is copied whole.
+    tokens and settings are not. A tokenizer can hold back how it treats an added token that was
+    added twice (Yi on transformers 4.57: ``copy.deepcopy`` loses it too), so the copy is tried on
+    every added token, and `reload` loads the tokenizer anew where it differs.
     """
     backend = _copy_backend(tokenizer.backend_tokenizer) if tokenizer.is_fast else None
     if backend is None:
-        return copy.deepcopy(tokenizer)
+        return reload() if reload is not None else copy.deepcopy(tokenizer)
     fixed = copy.copy(tokenizer)
     for name, value in vars(tokenizer).items():
-        if isinstance(value, (dict, list, set)):
-            _set_plainly(fixed, name, copy.copy(value))
-    _set_plainly(fixed, "_tokenizer", backend)
+        vars(fixed)[name] = _copy_containers(value)  # past the setters, which would add the tokens again
+    vars(fixed)["_tokenizer"] = backend
     return fixed
 
 
-def _set_plainly(target: Any, name: str, value: Any) -> None:
-    """Set an attribute past the setters of tokenizers, which register special tokens."""
-    target.__dict__[name] = value
+def _copy_containers(value: Any) -> Any:
+    if type(value) is dict:
+        return {key: _copy_containers(item) for key, item in value.items()}
+    if type(value) in (list, set):
+        return type(value)(_copy_containers(item) for item in value)
+    return value
 
 
 def _copy_backend(backend: Any) -> Any:
@@ -125,5 +135,12 @@ def _copy_backend(backend: Any) -> Any:
         out.enable_truncation(**backend.truncation)
     if backend.padding is not None:
         out.enable_padding(**backend.padding)
-    same = {i: token.__getstate__() for i, token in added.items()}
-    return out if {i: t.__getstate__() for i, t in out.get_added_tokens_decoder().items()} == same else None
+    return out if _treat_added_tokens_alike(backend, out, added) else None
+
+
+def _treat_added_tokens_alike(one: Any, other: Any, added: Mapping[int, Any]) -> bool:
+    theirs = {i: token.__getstate__() for i, token in other.get_added_tokens_decoder().items()}
+    if {i: token.__getstate__() for i, token in added.items()} != theirs:
+        return False
+    text = "".join(f" {token.content} x{token.content}{token.content}\n" for token in added.values())
+    return bool(one.encode(text, add_special_tokens=False).ids == other.encode(text, add_special_tokens=False).ids)

@@ -1,8 +1,7 @@
-"""The tokenizer's copy and the changes made to it, against ``copy.deepcopy`` and transformers itself."""
+"""The tokenizer's copy and the changes made to it, against the same steps on a tokenizer loaded afresh."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -52,20 +51,36 @@ def state(tokenizer: Any) -> Any:
     return len(tokenizer), added, special, sorted(map(str, tokenizer.all_special_tokens)), tokenizer.chat_template, ids
 
 
+def loaded(name: str) -> Any:
+    """A tokenizer that nobody has touched."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_of(name).path)
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_the_copy_is_a_deep_copy(name: str) -> None:
-    original = model_of(name).tokenizer
+def test_the_copy_behaves_like_a_fresh_tokenizer(name: str) -> None:
+    original, fresh = model_of(name).tokenizer, loaded(name)
     before = state(original)
-    ours, theirs = copy_tokenizer(original), copy.deepcopy(original)
+    ours = copy_tokenizer(original, lambda: loaded(name))
     assert type(ours) is type(original)
-    assert state(ours) == state(theirs) == before
-    for tokenizer in (ours, theirs):
+    assert state(ours) == state(fresh) == before
+    for tokenizer in (ours, fresh):
         tokenizer.add_special_tokens({"eos_token": "<|brand_new|>"})
         tokenizer.add_special_tokens({"additional_special_tokens": ["ordinary", "<|end|>", "<|user|>", "</s>"]})
         tokenizer.pad_token = tokenizer.eos_token
-    assert state(ours) == state(theirs)
+    assert state(ours) == state(fresh)
     assert state(original) == before
-    assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert ours.backend_tokenizer.to_str() == fresh.backend_tokenizer.to_str()
+
+
+@pytest.mark.shared
+def test_a_copy_that_would_differ_is_not_used() -> None:
+    """On transformers 4.57 Yi's tokenizer finds its special tokens before the normaliser runs, and tells nobody."""
+    original = model_of("yi-6b-chat").tokenizer
+    text = "end <|endoftext|> [x"
+    ours = copy_tokenizer(original, lambda: loaded("yi-6b-chat"))
+    assert ours.encode(text, add_special_tokens=False) == original.encode(text, add_special_tokens=False)
 
 
 @pytest.mark.parametrize("name", ["exaone35-like", "llama3-like", "mistral-like", "phi-like"])
@@ -79,9 +94,9 @@ def test_every_template_leaves_the_model_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["exaone35-like", "llama3-like", "mistral-like", "phi-like"])
 @pytest.mark.parametrize("template", ["llama3", "exaone", "phi", "gemma", "qwen3", "mistral"])
-def test_same_ids_as_the_steps_on_a_deep_copy(name: str, template: str) -> None:
+def test_same_ids_as_the_steps_on_a_fresh_tokenizer(name: str, template: str) -> None:
     original, spec = model_of(name).tokenizer, TEMPLATES[template]
-    theirs = copy.deepcopy(original)
+    theirs = loaded(name)
     words = list(spec.stop_words)
     if spec.replace_eos and theirs.eos_token != words[0]:
         theirs.add_special_tokens({"eos_token": words[0]})
@@ -121,14 +136,18 @@ def test_nothing_changes_where_all_is_there() -> None:
 def test_an_ordinary_word_becomes_special() -> None:
     tokenizer = model_of("exaone35-like").tokenizer
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-    vocabulary = sorted(tokenizer.get_vocab())
-    word = next(t for t in vocabulary if len(t) > 3 and t.isascii() and t.isalpha() and t not in added)
+    ordinary = [t for t in sorted(tokenizer.get_vocab()) if t.isascii() and t.isalpha() and t not in added]
+    inside = "q{}q".format
+    word = next(
+        t
+        for t in ordinary
+        if tokenizer.convert_tokens_to_ids(t) not in tokenizer.encode(inside(t), add_special_tokens=False)
+    )
     fixed, effects = fixed_tokenizer(tokenizer, spec_of("ordinary", stop_words=(word,)), Behaviours())
     assert effects.made_special == (word,)
     assert effects.added_tokens == ()
     assert len(fixed) == len(tokenizer)
-    assert tokenizer.convert_tokens_to_ids(word) in fixed.encode(f"q{word}q", add_special_tokens=False)
-    assert tokenizer.convert_tokens_to_ids(word) not in tokenizer.encode(f"q{word}q", add_special_tokens=False)
+    assert tokenizer.convert_tokens_to_ids(word) in fixed.encode(inside(word), add_special_tokens=False)
 
 
 def test_eos_without_stop_words_is_refused() -> None:
