@@ -156,13 +156,13 @@ def test_empty_streams() -> None:
 
 @pytest.mark.parametrize("shared_words", [True, False], ids=["scattered agreement", "nothing in common"])
 def test_long_streams_that_differ_throughout(shared_words: bool) -> None:
-    """200,000 tokens a side without an anchor: split at unique words, or taken as replaced."""
-    ours = [f"w{i}" if shared_words and i % 3 == 0 else f"a{i}" for i in range(100_000)]
-    theirs = [f"w{i}" if shared_words and i % 3 == 0 else f"b{i}" for i in range(100_000)]
+    """100,000 tokens a side without an anchor: split at unique words, or taken as replaced."""
+    ours = [f"w{i}" if shared_words and i % 10 < 6 else f"a{i}" for i in range(100_000)]
+    theirs = [f"w{i}" if shared_words and i % 10 < 6 else f"b{i}" for i in range(100_000)]
     reference, subject = stream(" ".join(ours)), stream(" ".join(theirs))
     hunks = compare(reference, subject).hunks
     if shared_words:
-        assert sum(h.ref_end - h.ref_start for h in hunks if h.kind == "equal") >= 33_000
+        assert sum(h.ref_end - h.ref_start for h in hunks if h.kind == "equal") >= 60_000
     else:
         assert [h.kind for h in hunks] == ["replaced"]
     assert (hunks[-1].ref_end, hunks[-1].sub_end) == (len(reference), len(subject))
@@ -170,16 +170,16 @@ def test_long_streams_that_differ_throughout(shared_words: bool) -> None:
 
 def test_long_content_is_never_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a million equal characters between two headers cost no more than the headers."""
-    import template_audit.alignment as alignment
+    import template_audit.textdiff as textdiff
 
     seen: list[int] = []
-    exact = alignment._exact
+    exact = textdiff._exact
 
     def counted(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int):  # type: ignore[no-untyped-def]
         seen.append((a_end - a) * (b_end - b))
         return exact(ref, a, a_end, sub, b, b_end)
 
-    monkeypatch.setattr(alignment, "_exact", counted)
+    monkeypatch.setattr(textdiff, "_exact", counted)
     body = "word " * 100_000
     found = compare(stream(f"[|user|]{{0:{body}}}</s>"), stream(f"<|user|>{{0:{body}}}<|im_end|>"))
     assert len(found.hunks) == 3

@@ -25,7 +25,7 @@ class _Owners:
         self.splits = list(split_markers(facts))
         self.unknown = unknown_in_template(facts.sub, facts.control)
         self.drifts = [drift for drift in prompt_drifts(facts) if not drift.history]
-        self.ends = {end.message: (rule, end) for rule, end, _ in ends_found(facts)}
+        self.ends = list(ends_found(facts))
         self.last = _last_that_counts(facts)
 
     def all(self) -> list[str]:
@@ -98,29 +98,24 @@ class _Owners:
         return {(True, False): "thinking-stripped", (False, True): "thinking-injected"}.get(thoughts, "")
 
     def at_end(self, hunk: Hunk) -> str:
-        """The turn-end rule whose marker this hunk holds, and nothing else of weight."""
+        """The turn-end rule whose markers this hunk holds, and nothing else of weight."""
         facts = self.facts
-        for rule, end in self.ends.values():
-            ref_stop, sub_stop = end.reference + 1, (end.subject_tail[0] if end.subject is None else end.subject + 1)
-            if rule == "duplicate-turn-end":
-                if end.subject_tail[0] <= hunk.sub_start and not self.weighs(facts.ref, (hunk.ref_start, hunk.ref_end)):
-                    second = facts.significant(facts.sub, (sub_stop, end.subject_tail[1]))
-                    if second is not None and hunk.sub_start <= second < hunk.sub_end <= second + 2:
-                        return rule
-                continue
-            covers = hunk.ref_start <= end.reference < hunk.ref_end
-            ref_rest = (ref_stop, hunk.ref_end)
-            sub_rest = (max(sub_stop, hunk.sub_start), hunk.sub_end)
-            if (
-                covers
-                and not self.weighs(facts.ref, ref_rest)
-                and (rule == "missing-turn-end" or not self.weighs(facts.sub, sub_rest))
-            ):
+        for rule, end, hit in self.ends:
+            ref_marker, sub_marker = (end.reference, end.reference + 1), hit.subject or (0, 0)
+            theirs, ours = (hunk.ref_start, hunk.ref_end), (hunk.sub_start, hunk.sub_end)
+            if rule == "missing-turn-end":  # whatever stands there instead is the next turn's
+                involved, rest = facts.overlaps(theirs, ref_marker), False
+            else:
+                involved = facts.overlaps(theirs, ref_marker) or facts.overlaps(ours, sub_marker)
+                rest = self.weighs(facts.sub, ours, sub_marker)
+            if involved and not rest and not self.weighs(facts.ref, theirs, ref_marker):
                 return rule
         return ""
 
-    def weighs(self, side: Side, span: Span) -> bool:
-        return bool(side.text(span).strip())
+    def weighs(self, side: Side, span: Span, marker: Span) -> bool:
+        """True when the range holds more than the marker and whitespace."""
+        (start, end), (first, stop) = span, marker
+        return bool((side.text((start, min(first, end))) + side.text((max(stop, start), end))).strip())
 
     def near_tools(self, ref: Span, sub: Span) -> bool:
         """True in or beside tool definitions, calls and results."""
