@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from template_audit.errors import ModelError
@@ -31,16 +30,8 @@ def load_tokenizer(
     A hub model is loaded by its name and not by its folder: transformers looks at the name too.
     `config` is the parsed tokenizer_config.json. Raises ModelError.
     """
-    names = [file.name for file in location.path.iterdir()]
-    class_name = str(config.get("tokenizer_class") or "")
-    if location.gguf is None and not has_tokenizer_files(names) and class_name not in _WITHOUT_VOCABULARY:
-        # transformers 5 would build an empty tokenizer from the class alone.
-        remote = _needs_code(config) and trust_remote_code
-        if not remote:
-            raise ModelError(_no_tokenizer(location, config))
-    for name in names:
-        if name == "tokenizer.json":
-            _check_not_hollow(location.path / name)
+    if location.gguf is None:
+        _check_files(location, config, trust_remote_code)
     auto = _auto_tokenizer()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if location.gguf is not None:
@@ -122,10 +113,15 @@ def _mute_stderr(stack: ExitStack) -> None:
     stack.callback(os.dup2, saved, 2)
 
 
-def _check_not_hollow(path: Path) -> None:
-    """Catch the two usual accidents with tokenizer.json without parsing its megabytes."""
-    if path.stat().st_size < 1024:
-        read_json(path)
+def _check_files(location: Location, config: dict[str, Any], trust_remote_code: bool) -> None:
+    """Refuse a folder without a vocabulary (transformers 5 would build an empty tokenizer) or with a hollow one."""
+    names = [file.name for file in location.path.iterdir()]
+    needs_none = config.get("tokenizer_class") in _WITHOUT_VOCABULARY or (_needs_code(config) and trust_remote_code)
+    if not has_tokenizer_files(names) and not needs_none:
+        raise ModelError(_no_tokenizer(location, config))
+    tokenizer = location.path / "tokenizer.json"
+    if tokenizer.is_file() and tokenizer.stat().st_size < 1024:  # the usual accidents, without parsing megabytes
+        read_json(tokenizer)
 
 
 def _needs_code(config: dict[str, Any]) -> bool:

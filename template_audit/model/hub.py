@@ -182,7 +182,9 @@ def _cached(repo: str, revision: str | None) -> Location | None:
             raise UsageError(f"`{repo}` is no hub name: {_first_line(error)}") from None
         if isinstance(found, str):
             folder = Path(found).parent
-            return Location(repo, folder, repo, folder.name)
+            names = [file.name for file in folder.iterdir()]
+            if has_tokenizer_files(names) or "tokenizer_config.json" in names:  # else other programs' leavings
+                return Location(repo, folder, repo, folder.name)
     return None
 
 

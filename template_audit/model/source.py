@@ -19,6 +19,7 @@ from template_audit.model.templates import (
     TEMPLATE_FOLDER,
     conflict_notes,
     find_templates,
+    gguf_sources,
     in_use,
     mark_winners,
     read_json,
@@ -47,11 +48,15 @@ def load_model(
     """
     location = locate(name, revision, offline)
     folder = location.path
-    tokenizer_config = {} if location.gguf else read_json(folder / "tokenizer_config.json")
-    config = {} if location.gguf else read_json(folder / "config.json")
-    generation_config = {} if location.gguf else read_json(folder / "generation_config.json")
-    ggufs = [folder / location.gguf] if location.gguf else sorted(folder.glob("*.gguf"))
-    sources = find_templates(Path(), {}, ggufs) if location.gguf else find_templates(folder, tokenizer_config, ggufs)
+    if location.gguf:
+        tokenizer_config, config, generation_config, sources = {}, {}, {}, []
+    else:
+        tokenizer_config = read_json(folder / "tokenizer_config.json")
+        config = read_json(folder / "config.json")
+        generation_config = read_json(folder / "generation_config.json")
+        sources = find_templates(folder, tokenizer_config)
+    gguf_templates, gguf_files, gguf_notes = _read_ggufs(location)
+    sources += gguf_templates
     replacement = read_replacement(Path(chat_template).expanduser()) if chat_template is not None else {}
 
     tokenizer, said = load_tokenizer(location, tokenizer_config, trust_remote_code=trust_remote_code)
@@ -66,7 +71,7 @@ def load_model(
         id=location.id,
         revision=location.revision,
         path=folder / location.gguf if location.gguf else folder,
-        files=tuple(_hashed(location, ggufs)),
+        files=tuple(sorted(_hashed(location, with_code=trust_remote_code) + gguf_files, key=lambda file: file.path)),
         tokenizer=tokenizer,
         chat_templates=used,
         template_sources=mark_winners(sources, used),
@@ -75,25 +80,45 @@ def load_model(
         versions=versions,
     )
     warnings = [f"transformers {versions['transformers']} warns: {text[:300]}" for text in said]
-    return replace(model, notes=(*location.notes, *conflict_notes(model), *warnings))
+    return replace(model, notes=(*location.notes, *conflict_notes(model), *gguf_notes, *warnings))
 
 
-def _hashed(location: Location, ggufs: list[Path]) -> list[ModelFile]:
-    """The files that matter to tokenizer and templates; of a GGUF only the metadata is hashed."""
+def _hashed(location: Location, *, with_code: bool) -> list[ModelFile]:
+    """The files that matter to tokenizer and templates, and the Python code if it was let run."""
+    if location.gguf:
+        return []
     found = []
-    if location.gguf is None:
-        paths = [path for path in location.path.iterdir() if path.is_file()]
-        paths += (location.path / TEMPLATE_FOLDER).glob("*.jinja")
-        for path in paths:
-            inside = path.relative_to(location.path).as_posix()
-            if is_small_file(inside):
-                try:
-                    with path.open("rb") as file:
-                        found.append(ModelFile(inside, hashlib.file_digest(file, "sha256").hexdigest()))
-                except OSError as error:
-                    raise ModelError(f"{path} cannot be read: {error}.") from None
-    found += [ModelFile(f"{path.name}#metadata", read_templates(path)[1]) for path in ggufs]
-    return sorted(found, key=lambda file: file.path)
+    paths = [path for path in location.path.iterdir() if path.is_file()]
+    for path in (*paths, *(location.path / TEMPLATE_FOLDER).glob("*.jinja")):
+        inside = path.relative_to(location.path).as_posix()
+        if is_small_file(inside) or (with_code and path.suffix == ".py"):
+            try:
+                with path.open("rb") as file:
+                    found.append(ModelFile(inside, hashlib.file_digest(file, "sha256").hexdigest()))
+            except OSError as error:
+                raise ModelError(f"{path} cannot be read: {error}.") from None
+    return found
+
+
+def _read_ggufs(location: Location) -> tuple[list[TemplateSource], list[ModelFile], list[str]]:
+    """Templates and digests (of the metadata only) of the model's .gguf, or of those beside its tokenizer.
+
+    One beside a tokenizer that cannot be read is a remark: it may be a half-fetched weight file.
+    """
+    sources: list[TemplateSource] = []
+    files: list[ModelFile] = []
+    notes: list[str] = []
+    for path in [location.path / location.gguf] if location.gguf else sorted(location.path.glob("*.gguf")):
+        try:
+            templates, digest = read_templates(path)
+        except ModelError as error:
+            if location.gguf:
+                raise
+            notes.append(f"{error} Its template, if it has one, was left out.")
+            continue
+        sources += gguf_sources(path.name, templates)
+        files.append(ModelFile(f"{path.name}#metadata", digest))
+    return sources, files, notes
 
 
 def _versions() -> dict[str, str]:

@@ -64,12 +64,12 @@ def named_templates(value: Any, place: str) -> dict[str, str]:
     return value
 
 
-def find_templates(folder: Path, tokenizer_config: Mapping[str, Any], ggufs: Sequence[Path]) -> list[TemplateSource]:
+def find_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> list[TemplateSource]:
     """Every template in a model folder, first those that transformers prefers; none is marked as the winner.
 
     transformers (`PreTrainedTokenizerBase._from_pretrained`, 4.57 to 5.23) takes the template files,
     and when there is any of them nothing from tokenizer_config.json. chat_template.json is read by
-    processors only, GGUF metadata only when the tokenizer itself comes from the GGUF file.
+    processors only.
     """
     found: list[TemplateSource] = []
 
@@ -85,11 +85,16 @@ def find_templates(folder: Path, tokenizer_config: Mapping[str, Any], ggufs: Seq
     for name in PROCESSOR_FILES:
         place = f"{name}#chat_template"
         add(place, named_templates(read_json(folder / name).get("chat_template"), f"{folder / place}"))
-    for path in ggufs:
-        for name, text in read_templates(path)[0].items():
-            suffix = "" if name == "default" else f".{name}"
-            add(f"{path.name}#tokenizer.chat_template{suffix}", {name: text})
     return found
+
+
+def gguf_sources(file: str, templates: Mapping[str, str]) -> list[TemplateSource]:
+    """The templates of a GGUF file as places; transformers uses them when the tokenizer is the file's too."""
+    key = f"{file}#tokenizer.chat_template"
+    return [
+        TemplateSource(key if name == "default" else f"{key}.{name}", name, text, False)
+        for name, text in templates.items()
+    ]
 
 
 def read_replacement(file: Path) -> dict[str, str]:

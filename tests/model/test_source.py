@@ -265,7 +265,10 @@ def test_remote_code_runs_with_the_option(folder: Path, monkeypatch: pytest.Monk
     edit(
         folder / "tokenizer_config.json", lambda data: data.update(auto_map={"AutoTokenizer": [None, "custom.Custom"]})
     )
-    assert load_model(folder, trust_remote_code=True).tokenizer.mine
+    model = load_model(folder, trust_remote_code=True)
+    assert model.tokenizer.mine
+    assert "custom.py" in {file.path for file in model.files}
+    assert "custom.py" not in {file.path for file in load_model(MODELS / "qwen3-like", trust_remote_code=True).files}
 
 
 def test_missing_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

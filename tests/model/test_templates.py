@@ -133,6 +133,14 @@ def test_gguf_beside_the_tokenizer(folder: Path) -> None:
     assert "m.gguf#metadata" in {file.path for file in model.files}
 
 
+def test_unreadable_gguf_beside_the_tokenizer_is_a_remark(folder: Path) -> None:
+    (folder / "m.gguf").write_text("version https://git-lfs.github.com/spec/v1", encoding="utf-8")
+    model = load(folder)
+    (note,) = model.notes
+    assert note.startswith(f"{folder / 'm.gguf'} is not a GGUF file")
+    assert "m.gguf#metadata" not in {file.path for file in model.files}
+
+
 # --- --chat-template --------------------------------------------------------------------------------
 
 
