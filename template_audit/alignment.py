@@ -193,10 +193,11 @@ def _hunks(reference: EncodedStream, subject: EncodedStream, blocks: list[Block]
     i = j = 0
     for cut in _cuts(reference, subject, blocks):
         i_next, j_next = max(i, cut[0]), max(j, cut[1])
-        # a marker that swallows the whitespace behind it is one token, whatever its text
-        while i < i_next and j < j_next and _same_id_other_text(reference, subject, i, j):
-            _append(hunks, Hunk("equal", i, i + 1, j, j + 1), reference, subject)
-            i, j = i + 1, j + 1
+        if _kind(reference, subject, i, i_next, j, j_next) not in ("equal", "segmentation"):
+            # a marker that swallows the whitespace behind it is one token, whatever its text
+            while i < i_next and j < j_next and _same_id_other_text(reference, subject, i, j):
+                _append(hunks, Hunk("equal", i, i + 1, j, j + 1), reference, subject)
+                i, j = i + 1, j + 1
         if i_next > i or j_next > j:
             kind = _kind(reference, subject, i, i_next, j, j_next)
             _append(hunks, Hunk(kind, i, i_next, j, j_next), reference, subject)

@@ -196,10 +196,10 @@ class Side:
         a, b = self._starts[start], max(stop for _, stop in self.stream.spans[start:end])
         return {p.origin for p in self.stream.pieces if p.start < b and a < p.end}
 
-    def opening(self, first: int) -> Span:
-        """The tokens before the turn of message `first`: BOS, system text, tool definitions."""
-        turn = self.turns.get(first)
-        return (0, turn.start) if turn else (0, 0)
+    def header(self, message: int) -> int | None:
+        """The token with which the header of this message begins; None when its turn has none."""
+        turn, body = self.turns.get(message), self.body(message)
+        return turn.start if turn and body and turn.start < body[0] else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +239,22 @@ class Facts:
         return any("cutoff" in note for note in self.case.subject.notes) or (
             isinstance(limit, int) and len(self.case.subject) >= limit
         )
+
+    @cached_property
+    def openings(self) -> tuple[Span, Span]:
+        """What stands before the first turn on both sides: BOS, system text, tool definitions.
+
+        Where the header of that turn is the same, it begins on both sides where either side says.
+        """
+        here, there = self.ref.header(self.first_message), self.sub.header(self.first_message)
+        for hunk in self.case.alignment.hunks:
+            if hunk.kind != "equal":
+                continue
+            if there is not None and hunk.sub_start <= there < hunk.sub_end:
+                here = max(here or 0, there - hunk.sub_start + hunk.ref_start)
+            elif here is not None and hunk.ref_start <= here < hunk.ref_end:
+                there = max(there or 0, here - hunk.ref_start + hunk.sub_start)
+        return (0, here or 0), (0, there or 0)
 
     @cached_property
     def first_message(self) -> int:

@@ -62,9 +62,7 @@ class _Owners:
             return "whitespace-drift"
         if self.near_tools(ref, sub):
             return "tool-layout-drift"
-        if _inside(ref, facts.ref.opening(facts.first_message)) and _inside(
-            sub, facts.sub.opening(facts.first_message)
-        ):
+        if _inside(ref, facts.openings[0]) and _inside(sub, facts.openings[1]):
             return "system-prompt-drift"
         return "token-drift"
 
