@@ -28,6 +28,7 @@ from template_audit.findings import (
     at_least,
     fingerprint,
 )
+from template_audit.frameworks import get_framework, nearest, parse_spec
 from template_audit.matching import choose_encoder
 from template_audit.probes import load_probes, probes
 from template_audit.rules import all_rules
@@ -165,20 +166,25 @@ def audit(
     severities: Mapping[str, Severity] | None = None,
     options: Mapping[str, Any] | None = None,
     reference_options: Mapping[str, Any] | None = None,
+    subject_why: str | None = None,
 ) -> Report:
     """Encode every conversation with both encoders and apply every rule.
 
     `subject` and `reference` are SPECs or encoders that are loaded already; a SPEC without a template
     is completed by the framework's own choice for the model, else by the best match. `conversations`
-    default to the built-in probes. `severities` replace the rules' own. `options` are the subject's.
+    default to the built-in probes. `severities` replace the rules' own. `options` are the subject's; those
+    that the reference has, too (a clock, `enable_thinking`), hold for both unless `reference_options`
+    say otherwise.
 
     Raises UsageError for an unknown rule, severity, encoder, template or option.
     """
     rules = _with_severities(severities or {}, fail_on)
     builtin = {conversation.id: conversation for conversation in load_probes(model)}
     given = list(builtin.values()) if conversations is None else list(conversations)
-    reference, reference_why = choose_encoder(reference, model, **(reference_options or {}))
-    subject, subject_why = choose_encoder(subject, model, **(options or {}))
+    reference, reference_why = choose_encoder(
+        reference, model, **{**_common_options(reference, options or {}), **(reference_options or {})}
+    )
+    subject, chosen_why = choose_encoder(subject, model, **(options or {}))
     compared = tuple(_compare(given, reference, subject))
     audited = _Audit(model, reference, subject, rules, severities or {}, builtin)
     return Report(
@@ -186,7 +192,7 @@ def audit(
         reference=reference,
         subject=subject,
         reference_why=reference_why,
-        subject_why=subject_why,
+        subject_why=subject_why or chosen_why,
         comparisons=compared,
         findings=tuple(audited.findings(compared)),
         fail_on=fail_on,
@@ -202,9 +208,14 @@ def _compare(conversations: Sequence[Conversation], reference: Encoder, subject:
         yield Comparison(conversation, ref, sub, compare(ref, sub) if both else None)  # type: ignore[arg-type]
 
 
-def _with_severities(severities: Mapping[str, Severity], fail_on: Threshold) -> dict[str, Rule]:
-    from template_audit.frameworks import nearest
+def _common_options(reference: str | Encoder, options: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(reference, str):
+        return {}
+    known = {option.name for option in get_framework(parse_spec(reference).framework).options()}
+    return {name: value for name, value in options.items() if name in known}
 
+
+def _with_severities(severities: Mapping[str, Severity], fail_on: Threshold) -> dict[str, Rule]:
     rules = all_rules()
     for name, severity in {**severities, "": fail_on}.items():
         if name and name not in rules:

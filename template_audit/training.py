@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from template_audit.errors import UsageError
-from template_audit.frameworks import frameworks
-from template_audit.frameworks.interface import ConfigReader, TrainingRun
+from template_audit.frameworks import frameworks, parse_spec
+from template_audit.frameworks.interface import ConfigReader, Encoder, TrainingRun
+
+if TYPE_CHECKING:
+    from template_audit.conversation import Conversation
+    from template_audit.model import Model
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -85,3 +90,55 @@ def _override(config: dict[str, Any], override: str) -> None:
         place[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise UsageError(f"Override `{override}`: the value is not valid YAML.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSubject:
+    """What a supervised run feeds: its encoder, why it is this one, and conversations to look at."""
+
+    encoder: Encoder
+    why: str
+    conversations: list[Conversation]
+
+
+def spec_of(run: TrainingRun, encoder: str | None = None) -> str:
+    """The SPEC of the run's encoder. `encoder` may name a version: ``framework@version``.
+
+    Raises UsageError when it names another framework or a template, which is the config's to say.
+    """
+    parsed = parse_spec(encoder or run.framework)
+    if parsed.framework != run.framework or parsed.template is not None:
+        raise UsageError(
+            f"{run.config} is a config of {run.framework} and names the template itself; "
+            f"`--encoder {encoder}` may only add a version, as in `{run.framework}@VERSION`."
+        )
+    prefix = f"{run.framework}@{parsed.version}" if parsed.version else run.framework
+    return f"{prefix}:{run.template if run.template is not None else 'null'}"
+
+
+def run_subject(
+    run: TrainingRun,
+    model: Model,
+    *,
+    encoder: str | None = None,
+    rows: int = 20,
+    options: Mapping[str, Any] | None = None,
+    framework_source: str | None = None,
+    python: str | None = None,
+) -> RunSubject:
+    """The encoder of a supervised or preference run, the built-in probes and the first `rows` rows of each data set.
+
+    `options` are laid over those of the config. Raises UsageError or DataError for a template,
+    option or data set that the framework does not have.
+    """
+    from template_audit.frameworks import load_encoder
+    from template_audit.probes import load_probes
+
+    spec = spec_of(run, encoder)
+    subject = load_encoder(
+        spec, model, framework_source=framework_source, python=python, **{**run.options, **(options or {})}
+    )
+    why = f"{run.config} says `template: {'null' if run.template is None else run.template}`"
+    why += "." if run.stage == "sft" else f"; stage {run.stage} is shown by its preferred answers."
+    reader = config_readers()[run.framework]
+    return RunSubject(subject, why, [*load_probes(model), *reader.first_rows(run, subject, rows)])

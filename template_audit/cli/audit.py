@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from template_audit.cli import pretrain
 from template_audit.cli.inputs import REFERENCE, Inputs, inputs, with_probes
 from template_audit.cli.options import output_option, output_stream
 from template_audit.errors import UsageError
@@ -15,11 +16,20 @@ from template_audit.report import formats
 if TYPE_CHECKING:
     from template_audit.audit import Report
     from template_audit.findings import Threshold
+    from template_audit.frameworks.interface import TrainingRun
 
 DEFAULT_FRAMEWORK = "llamafactory"
 
 
 @click.command("audit")
+@click.option(
+    "--rows",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Of a training config's data sets, look at the first N rows each.",
+)
 @click.option(
     "--encoder",
     metavar="SPEC",
@@ -47,8 +57,11 @@ DEFAULT_FRAMEWORK = "llamafactory"
 @click.option("-v", "--verbose", is_flag=True, help="Every diff, with every token, id and label.")
 @click.option("-q", "--quiet", is_flag=True, help="The verdict alone.")
 @inputs
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def COMMAND(
     given: Inputs,
+    overrides: tuple[str, ...],
+    rows: int,
     encoder: str,
     reference: str,
     fail_on: Threshold,
@@ -59,15 +72,27 @@ def COMMAND(
 ) -> int:
     """Hold what a trainer feeds MODEL against what its chat template shows.
 
-    Without --conversation both encode the built-in probes.
+    MODEL is a repository of the hub (org/name, org/name@revision), a folder, a .gguf, or the YAML or
+    JSON config of a training run, with KEY=VALUE laid over it as the framework's own command line
+    takes them. Without --conversation both sides encode the built-in probes; for a training config
+    also the first rows of its data sets, as that run would encode them.
 
     Exits with 0 when everything was evaluated and nothing at or above --fail-on was found, with 1
     when something was, and with 2 when the request is wrong or something could not be evaluated.
     """
     from template_audit.report import get_format
     from template_audit.report.interface import ReportOptions
+    from template_audit.training import is_training_config, read_training_run
 
-    report = _audit(given, encoder, reference, fail_on)
+    if is_training_config(given.target):
+        run = read_training_run(given.target, overrides)
+        if run.stage == "pt":
+            return _pretraining(given, run, encoder, fail_on, output_format, output, verbose=verbose, quiet=quiet)
+        report = _audit_run(given, run, encoder, reference, fail_on, rows)
+    elif overrides:
+        raise UsageError(f"`{overrides[0]}` overrides a training config, and `{given.target}` is a model.")
+    else:
+        report = _audit(given, encoder, reference, fail_on)
     options = ReportOptions(verbose=verbose, quiet=quiet, colour=False if output else None)
     with output_stream(output) as stream:
         get_format(output_format).write(report, stream, options)
@@ -76,10 +101,7 @@ def COMMAND(
 
 def _audit(given: Inputs, encoder: str, reference: str, fail_on: Threshold) -> Report:
     from template_audit.frameworks import get_framework, parse_spec
-    from template_audit.training import is_training_config
 
-    if is_training_config(given.target):
-        raise UsageError(f"`{given.target}` is a file and no model; training configs cannot be audited yet.")
     subject_framework = get_framework(parse_spec(encoder).framework)
     reference_framework = get_framework(parse_spec(reference).framework)
     options = given.options_for(subject_framework, reference_framework)
@@ -98,3 +120,57 @@ def _audit(given: Inputs, encoder: str, reference: str, fail_on: Threshold) -> R
         options=options,
         reference_options=reference_options,
     )
+
+
+def _audit_run(given: Inputs, run: TrainingRun, encoder: str, reference: str, fail_on: Threshold, rows: int) -> Report:
+    from template_audit.frameworks import get_framework, parse_spec
+    from template_audit.training import run_subject, spec_of
+
+    spec_of(run, encoder)
+    subject_framework = get_framework(run.framework)
+    reference_framework = get_framework(parse_spec(reference).framework)
+    options = given.options_for(subject_framework, reference_framework)
+    reference_options = given.options_for(reference_framework, subject_framework)
+    known = {option.name for option in reference_framework.options()}
+    shared = {key: value for key, value in run.options.items() if key in known}
+    read = given.read_conversations()
+    model = given.for_run(run).load_model()
+    subject = run_subject(run, model, encoder=encoder, rows=rows, options=options)
+
+    from template_audit.audit import audit
+
+    return audit(
+        model,
+        subject=subject.encoder,
+        subject_why=subject.why,
+        reference=reference,
+        conversations=with_probes(read, model) or subject.conversations,
+        fail_on=fail_on,
+        reference_options={**shared, **reference_options},
+        severities={"vocabulary-grows": "warning"} if run.resizes_vocabulary else None,
+    )
+
+
+def _pretraining(
+    given: Inputs,
+    run: TrainingRun,
+    encoder: str,
+    fail_on: Threshold,
+    output_format: str,
+    output: Path | None,
+    *,
+    verbose: bool,
+    quiet: bool,
+) -> int:
+    """The same as `pretrain` with what the config says."""
+    from template_audit.pretraining import audit_pretraining, check_pretraining, load_pretrain_encoder
+    from template_audit.training import spec_of
+
+    spec = spec_of(run, encoder)
+    options = {**run.options, "preprocessing_batch_size": run.batch_size, **given.options}
+    check_pretraining(spec, options)
+    chosen = load_pretrain_encoder(spec, given.for_run(run).load_model(), **options)
+    documents = chosen.open_documents(run.datasets, dataset_dir=run.dataset_dir, max_samples=run.max_samples)
+    why = f"{run.config} says `template: {'null' if run.template is None else run.template}`, stage pt."
+    report = audit_pretraining(chosen, documents, why=why, fail_on=fail_on)
+    return pretrain.print_report(report, output_format, output, verbose=verbose, quiet=quiet)

@@ -15,7 +15,7 @@ from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from template_audit.conversation import Conversation
-    from template_audit.frameworks.interface import Framework
+    from template_audit.frameworks.interface import Framework, TrainingRun
     from template_audit.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -47,6 +47,15 @@ class Inputs:
             revision=self.revision,
             chat_template=self.chat_template,
             trust_remote_code=self.trust_remote_code,
+        )
+
+    def for_run(self, run: TrainingRun) -> Inputs:
+        """The same request for the model that a training config names; what was asked for here wins."""
+        return replace(
+            self,
+            target=run.model,
+            revision=self.revision or run.revision,
+            trust_remote_code=self.trust_remote_code or run.trust_remote_code,
         )
 
     def read_conversations(self, default: tuple[str, ...] = ()) -> list[Conversation | str]:

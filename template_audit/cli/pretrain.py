@@ -12,6 +12,7 @@ from template_audit.cli.options import assignments, format_option, output_option
 
 if TYPE_CHECKING:
     from template_audit.findings import Threshold
+    from template_audit.pretraining import PretrainReport
 
 
 @click.command("pretrain")
@@ -81,6 +82,13 @@ def COMMAND(
     chosen, why = choose_pretrain_encoder(encoder, given.load_model(), framework_source=framework_source, **options)
     documents = chosen.open_documents(datasets, dataset_dir=dataset_dir, column=column, max_samples=max_samples)
     report = audit_pretraining(chosen, documents, block=block, why=why, fail_on=fail_on)
+    return print_report(report, output_format, output, verbose=verbose, quiet=quiet)
+
+
+def print_report(
+    report: PretrainReport, output_format: str, output: Path | None, *, verbose: bool = False, quiet: bool = False
+) -> int:
+    """Print the report and return its exit code."""
     with output_stream(output) as stream:
         if output_format == "json":
             from template_audit.report.json import write_json
