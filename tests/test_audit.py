@@ -342,3 +342,33 @@ def test_the_subject_is_chosen_when_none_is_named() -> None:
     report = audit(loaded("exaone35-like"), conversations=[probe("single")])
     assert report.subject.spec.endswith(":exaone")
     assert "fits its chat template best" in report.subject_why
+
+
+def test_a_cut_example_is_reported_as_cut_and_as_nothing_else() -> None:
+    for options in ({"cutoff_len": 50}, {"cutoff_len": 50, "mask_history": True}):
+        report = audit(loaded("qwen25-like"), subject="llamafactory:qwen", conversations=[TWO_TURNS], options=options)
+        assert set(heard(report)) == {"truncated-supervision"}
+        assert not report.comparisons[0].agrees
+
+
+def test_options_of_the_framework() -> None:
+    def found(*severities: str, **options: Any) -> set[str]:
+        report = audit(loaded("qwen25-like"), subject="llamafactory:qwen", conversations=[TWO_TURNS], options=options)
+        return set(heard(report, *severities))
+
+    assert found(train_on_prompt=True) == {"all-tokens-trained"}
+    assert found(mask_history=True) == set()
+    assert "history-untrained" in found("info", mask_history=True)
+    assert found(default_system="Be brief.") == {"system-prompt-drift"}
+
+
+def test_an_option_that_both_sides_have_holds_for_both() -> None:
+    report = audit(
+        loaded("qwen3-like"),
+        subject="llamafactory:qwen3",
+        conversations=[probe("single")],
+        options={"enable_thinking": False, "clock": "2030-01-01T00:00:00"},
+    )
+    assert heard(report) == {}
+    assert report.reference.options["enable_thinking"] is False
+    assert report.reference.options["clock"] == "2030-01-01T00:00:00"

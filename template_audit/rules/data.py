@@ -15,24 +15,21 @@ _PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.]*\s*\}\}")
     "truncated-supervision",
     severity="warning",
     group="Data",
-    what="The length limit cut text of an answer, or whole turns.",
-    why="The model learns answers that stop in the middle, without an end marker.",
+    what="The length limit cut text of a message, or left out whole turns.",
+    why="The model learns answers that stop in the middle without an end marker, or answers to questions that are "
+    "not there.",
     advice="Raise the limit (`cutoff_len`), or split or drop long examples before training.",
 )
 def truncated_supervision(case: Case) -> Iterator[Hit]:
     facts = case.facts
     if not facts.truncated:
         return
-    lost = [
-        i
-        for i, message in enumerate(case.conversation.messages)
-        if message.role == "assistant" and facts.ref.body(i) is not None and facts.is_cut(i)
-    ]
+    lost = [i for i in sorted(facts.ref.messages()) if facts.is_cut(i)]
     if lost:
         whole = [i for i in lost if facts.sub.body(i) is None]
         missing = len(case.reference) - len(case.subject)
         yield Hit(
-            f"The length limit took text of {count(len(lost), 'answer')}"
+            f"The length limit took text of {count(len(lost), 'message')}"
             + (f", {len(whole)} of them whole" if whole else "")
             + f"; the example has {count(len(case.subject), 'token')}"
             + (f", {missing:,} fewer than the conversation." if missing > 0 else "."),

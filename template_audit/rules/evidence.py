@@ -304,16 +304,13 @@ class Facts:
         return next(filter(stops, control), control[-1])
 
     def is_cut(self, message: int) -> bool:
-        """True when the length limit took text of this message."""
+        """True when the length limit took text of this message, or the end marker behind it."""
         if not self.truncated:
             return False
         ours, theirs = self.sub.body(message), self.ref.body(message)
-        return (
-            ours is None
-            or theirs is None
-            or len(self.sub.text(ours).strip()) < len(self.ref.text(theirs).strip())
-            or (self.sub.after(message)[0] == len(self.sub.stream))
-        )
+        if ours is None or theirs is None or len(self.sub.text(ours).strip()) < len(self.ref.text(theirs).strip()):
+            return True
+        return self.sub.after(message)[0] == len(self.sub.stream)
 
     def significant(self, side: Side, span: Span) -> int | None:
         """The first token of a range that covers more than whitespace."""

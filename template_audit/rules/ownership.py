@@ -38,7 +38,7 @@ class _Owners:
             return "missing-bos"
         if hunk.kind == "segmentation":
             return "special-token-split" if self.split(sub, own=True) else "segmentation-drift"
-        if facts.truncated and hunk.kind == "missing":
+        if facts.truncated and (hunk.kind == "missing" or self.cut_away(ref)):
             return "truncated-supervision"
         if any(facts.overlaps(ref, facts.ref.body(m) or (0, 0)) for m in facts.missing_in_subject) or any(
             facts.overlaps(sub, facts.sub.body(m) or (0, 0)) for m in facts.missing_in_reference
@@ -71,6 +71,13 @@ class _Owners:
         case = self.facts.case
         ids = [*case.reference.input_ids[slice(*ref)], *case.subject.input_ids[slice(*sub)]]
         return bos is not None and set(ids) == {bos} and ref[0] <= 1 and sub[0] <= 1
+
+    def cut_away(self, ref: Span) -> bool:
+        """True when the reference holds text here that the length limit took from the subject."""
+        ref_side = self.facts.ref
+        return any(
+            self.facts.overlaps(ref, ref_side.body(m) or (0, 0)) for m in ref_side.messages() if self.facts.is_cut(m)
+        )
 
     def split(self, sub: Span, *, own: bool) -> bool:
         return any(self.facts.overlaps(split.tokens, sub) for split in self.splits if (split.own is not None) == own)

@@ -58,6 +58,8 @@ def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
         return None  # tokens that inference shows and training trains are a matter of labels
     trained = sub.stream.text[sub.text_before(message) : sub.char(first)]
     shown = _shown(facts, prompt, message)
+    if facts.truncated and any(facts.is_cut(m) for m in facts.ref.messages() if m <= message):
+        return None  # the length limit cut the prompt, or the answer
     shared = _common(ids[:first], shown_ids)
     if _same_header(prompt, trained, shown, sub.stream.text[: sub.text_before(message)]):
         if any(hunk.kind != "equal" and hunk.sub_start < first for hunk in facts.case.alignment.hunks):
