@@ -67,7 +67,8 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)}).") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UsageError(f"{path}{where}: not valid YAML ({problem}).") from None
     if not isinstance(config, Mapping):
         raise UsageError(f"{path} must hold an object of training options, got {type(config).__name__}.")
     return {str(key): value for key, value in config.items()}
