@@ -36,10 +36,8 @@ def test_an_environment_without_the_package_is_one_sentence() -> None:
 class FakeWorker:
     """Answers with what it was given."""
 
-    versions = {"llamafactory": "0.9.5"}
-    source = ""
-
     def __init__(self, *replies: dict[str, Any]) -> None:
+        self.versions = {"llamafactory": "0.9.5"}
         self.replies = list(replies)
 
     def request(self, message: dict[str, Any]) -> dict[str, Any]:
