@@ -165,14 +165,16 @@ class _Reader:
     def _estimate(self, k: int, after: int) -> int:
         """Where turn k begins, when no prefix tells: somewhere between two messages' own text."""
         later = [pieces[0].start for pieces in self.own[k:] if pieces and pieces[0].start >= after]
+        prompt = self.views.prompts.get(k)
+        if isinstance(prompt, Prefix) and prompt.same == len(prompt.text) >= after:
+            later.append(prompt.same)
         upper = min(later, default=len(self.text))
         lower = max((p.end for pieces in self.own[:k] for p in pieces if p.start < upper), default=after)
         lower = min(max(lower, after), upper)
-        gap = self.text[lower:upper]
         tail = self._shown_tail(k) or self.tails.get(self.roles[k - 1], "")
-        shared = _shared(tail, gap)
+        shared = _shared(tail, self.text[lower:upper])
         if tail and shared == len(tail):
-            return self._skip_space(lower + shared, upper)
+            return self._skip_newlines(lower + shared, upper)
         header = self.headers.get(self.roles[k])
         if header and self.body[k] and self.text.endswith(header, lower, self.body[k][0].start):
             return self.body[k][0].start - len(header)
@@ -180,18 +182,18 @@ class _Reader:
         if stop is not None:
             return stop
         if shared:
-            return self._skip_space(max(lower, self.tokens.floor(lower + shared)), upper)
+            return self._skip_newlines(self._whole(lower, lower + shared), upper)
         if not self.own[k - 1]:
             return after  # it left no trace
         whole = not self.own[k] or self.own[k][0].origin.field in _BODY
-        return max(after, self.tokens.floor(upper)) if whole else lower
+        return max(lower, self.tokens.floor(upper)) if whole else lower
 
     def _after_stop(self, lower: int, upper: int) -> int | None:
         """Behind the first token between the two positions at which inference stops, and behind white space."""
         for index in range(*token_range(self.tokens, lower, upper)):
             end = self.tokens.spans[index][1]
             if self.tokens.ids[index] in self.tokens.stops and not self.text[upper:end].strip():
-                return self._skip_space(min(end, upper), upper)
+                return self._skip_newlines(min(end, upper), upper)
         return None
 
     def _shown_tail(self, k: int) -> str:
@@ -202,10 +204,16 @@ class _Reader:
         last = max((piece.end for piece in prefix.pieces if piece.origin.message == k - 1), default=None)
         return "" if last is None else prefix.text[last:]
 
-    def _skip_space(self, position: int, limit: int) -> int:
-        while position < limit and self.text[position].isspace():
+    def _skip_newlines(self, position: int, limit: int) -> int:
+        while position < limit and self.text[position] in "\r\n":
             position += 1
         return position
+
+    def _whole(self, start: int, end: int) -> int:
+        """`end`, or less: not before `start`, and neither within a token nor within a marker such as ``<|user|>``."""
+        end = max(start, self.tokens.floor(end))
+        opened = max(self.text.rfind(char, start, end) for char in "<[")
+        return end if opened < 0 or any(char in self.text[opened:end] for char in ">]") else opened
 
     # Labels ----------------------------------------------------------------------------------
 
@@ -250,7 +258,7 @@ class _Reader:
             return whole + len(shown)
         shared = _shared(shown, self.text[start:stop])
         if shared:
-            end = max(start, self.tokens.floor(start + shared))
+            end = self._whole(start, start + shared)
             return end if said is None else min(end, said)
         return start if said is None else said
 
