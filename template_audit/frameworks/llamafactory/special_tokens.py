@@ -90,6 +90,9 @@ def _one_template(template: Any) -> str | None:
     return template.get("default") if isinstance(template, dict) else template
 
 
+_FLAT = 1000  # larger containers are vocabularies and merges, which hold no containers
+
+
 def copy_tokenizer(
     tokenizer: PreTrainedTokenizerBase, reload: Callable[[], PreTrainedTokenizerBase] | None = None
 ) -> PreTrainedTokenizerBase:
@@ -111,11 +114,13 @@ def copy_tokenizer(
 
 
 def _copy_containers(value: Any) -> Any:
+    if type(value) not in (dict, list, set):
+        return value
+    if len(value) > _FLAT:
+        return value.copy()
     if type(value) is dict:
         return {key: _copy_containers(item) for key, item in value.items()}
-    if type(value) in (list, set):
-        return type(value)(_copy_containers(item) for item in value)
-    return value
+    return type(value)(_copy_containers(item) for item in value)
 
 
 def _copy_backend(backend: Any) -> Any:
