@@ -34,6 +34,7 @@ CASES = ROOT / "fixtures" / "llamafactory" / "vectors_cases.json"
 CLOCK = datetime(2024, 7, 26, 12)
 SHORT = 3
 DROPPED = "!drp"
+NULL = "null"
 
 
 def digest(value: Any) -> str:
@@ -137,6 +138,9 @@ def own_template(name: str) -> Iterator[None]:
     """Templates are shared objects that the framework changes; give it a copy to change."""
     from llamafactory.data.template import TEMPLATES
 
+    if name == NULL:
+        yield
+        return
     original = TEMPLATES[name]
     TEMPLATES[name] = deepcopy(original)
     try:
@@ -165,7 +169,7 @@ def run_cell(template: str, tokenizer: Any, cases: Mapping[str, Any]) -> dict[st
     for option_set, options in cases["options"].items():
         codes: list[str] = []
         with own_template(template):
-            arguments = DataArguments(template=template, **options)
+            arguments = DataArguments(template=None if template == NULL else template, **options)
             try:
                 found = get_template_and_fix_tokenizer(tokenizer, arguments)
             except Exception as error:
@@ -213,9 +217,10 @@ def prepare() -> dict[str, str]:
     import llamafactory.data.tool_utils as tool_utils
     import tokenizers
     import transformers
+    import transformers.utils.chat_template_utils as chat_template_utils
     from llamafactory.extras.env import VERSION
 
-    tool_utils.datetime = SimpleNamespace(now=lambda: CLOCK)
+    tool_utils.datetime = chat_template_utils.datetime = SimpleNamespace(now=lambda: CLOCK)
     logging.disable(logging.WARNING)
     return {"llamafactory": VERSION, "transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
 
@@ -270,7 +275,7 @@ def main(out: str, *tokenizers: str) -> None:
         tokenizer = load_tokenizer(folder)
         entry: dict[str, Any] = {"size": len(tokenizer), "fingerprint": fingerprint(tokenizer), "cells": {}}
         result["tokenizers"][name] = entry
-        for template in TEMPLATES:
+        for template in (*TEMPLATES, NULL):  # NULL: read off the chat template
             entry["cells"][template] = run_cell(template, load_tokenizer(folder), cases)
         print(name, len(entry["cells"]), "templates", flush=True)
     Path(out).write_text(dump(result), encoding="utf-8")

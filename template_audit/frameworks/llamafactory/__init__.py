@@ -11,7 +11,7 @@ from template_audit.errors import UsageError
 from template_audit.frameworks import nearest, parse_spec
 from template_audit.frameworks.interface import Choice, Encoder, EncoderRequest, Option, TrainingRun
 from template_audit.frameworks.llamafactory import config as training_config
-from template_audit.frameworks.llamafactory.options import OPTIONS
+from template_audit.frameworks.llamafactory.options import DEFAULT_CLOCK, OPTIONS
 from template_audit.frameworks.llamafactory.registry import Registry, builtin_versions, load_registry
 
 if TYPE_CHECKING:
@@ -66,8 +66,13 @@ class LlamaFactory:
         return first_rows(run, load_registry(version).behaviours, limit)
 
     def load(self, request: EncoderRequest) -> Encoder:
-        """Build the encoder. Raises UsageError for an unknown release, template or option value."""
+        """Build the encoder. Raises UsageError for an unknown release, template or option value.
+
+        The template ``null`` is that of a training config without one: it is read off the model's
+        chat template.
+        """
         from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
+        from template_audit.frameworks.llamafactory.parsed_template import NULL, null_template
 
         if request.python is not None:
             raise UsageError(
@@ -83,6 +88,9 @@ class LlamaFactory:
                     "`llamafactory:llama3`."
                 )
             name = choice.template
+        if name == NULL:
+            spec = null_template(request.model, registry, str(request.options.get("clock", DEFAULT_CLOCK)))
+            return LlamaFactoryEncoder(request.model, registry, spec, request.options)
         if name not in registry.templates:
             raise UsageError(
                 f"LLaMA-Factory {registry.version} has no template `{name}`."

@@ -304,3 +304,15 @@ def test_the_case_that_everything_began_with(template: str, length: int) -> None
     assert len(stream) == length
     if template == "llama3":
         assert stream.input_ids[:10] == [1, 3510, 17795, 424, 31707, 424, 766, 453, 391, 14719]
+
+
+def test_no_template_at_all() -> None:
+    made = encoder("null", "llama3-like")
+    stream = made.encode(conversations()["single"])
+    assert made.spec == "llamafactory@0.9.5:null"
+    assert made.template.kind == "plain"
+    assert trained(stream).startswith("A monoid in the category of endofunctors")
+    assert encoder("null", "qwen3-like").template.kind == "reasoning"
+    assert encoder("null", "base-no-template").template.format_user.slots == ("{{content}}",)
+    with pytest.raises(UsageError, match="template: null"):
+        encoder("null", "mistral-like")

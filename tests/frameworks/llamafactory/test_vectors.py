@@ -18,6 +18,8 @@ from template_audit.frameworks import check_options
 from template_audit.frameworks.llamafactory import FRAMEWORK
 from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 from template_audit.frameworks.llamafactory.messages import Example, example_of
+from template_audit.frameworks.llamafactory.options import DEFAULT_CLOCK
+from template_audit.frameworks.llamafactory.parsed_template import NULL, null_template
 from template_audit.frameworks.llamafactory.registry import load_registry
 from template_audit.model import Model
 from tests.frameworks.llamafactory.vectors import cases, conversations, model_of, recorded, recorder
@@ -52,7 +54,7 @@ def model_as_recorded(name: str, entry: Any) -> Model:
 def option_sets(template: str, tokenizer: str, few: int) -> list[str]:
     """The option sets to replay: all of them, or a few that differ from one cell to the next."""
     names = list(cases()["options"])
-    if ALL:
+    if ALL or template == NULL:
         return names
     start = int(hashlib.sha256(f"{template}{tokenizer}".encode()).hexdigest(), 16)
     return [names[(start + 5 * k) % len(names)] for k in range(few)]
@@ -71,7 +73,8 @@ def results(model: Model, template: str, option_set: str) -> tuple[LlamaFactoryE
     """What our encoder makes of every conversation: a digest, or ``!`` for an error."""
     options = check_options(FRAMEWORK, dict(cases()["options"][option_set]))
     try:
-        encoder = LlamaFactoryEncoder(model, REGISTRY, REGISTRY.templates[template], options)
+        spec = null_template(model, REGISTRY, DEFAULT_CLOCK) if template == NULL else REGISTRY.templates[template]
+        encoder = LlamaFactoryEncoder(model, REGISTRY, spec, options)
     except UsageError:
         return None, ["!"] * len(conversations())
     examples: list[Example | EncodingError] = []
@@ -89,7 +92,7 @@ def results(model: Model, template: str, option_set: str) -> tuple[LlamaFactoryE
 def replay(name: str, file: str, few: int) -> None:
     entry = recorded(file)["tokenizers"][name]
     model = model_as_recorded(name, entry)
-    assert list(entry["cells"]) == list(REGISTRY.templates)
+    assert list(entry["cells"]) == [*REGISTRY.templates, NULL]
     assert recorded(file)["cases"] == recorder().digest(cases())[:16], "the cases changed; record again"
     counts = Counter[str]()
     wrong: list[str] = []
