@@ -40,7 +40,7 @@ def null_template(model: Model, registry: Registry, clock: str) -> TemplateSpec:
     if behaviours.chat_template_parser == "reasoning_aware":
         reasoning = "<think>" in assistant
         assistant = assistant.replace("<think>", "").replace("</think>", "").lstrip("\n")
-        if behaviours.empty_thought == "joined":
+        if behaviours.parsed_thoughts_have_newlines:
             words = ("<think>\n", "\n</think>\n\n")
     for slot, name in ((system, "system"), (user, "user"), (assistant, "assistant")):
         if not _PLACEHOLDER.search(slot):

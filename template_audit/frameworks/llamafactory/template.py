@@ -68,7 +68,7 @@ def turns_of(
     the last. Raises the Python errors of the framework for messages that it cannot format.
     """
     rows = [*example.prompt, *example.response]
-    contents = process_texts(spec.mm_plugin, [row.traced() for row in rows])
+    contents = process_texts(spec.mm_plugin, [row.traced() for row in rows], release.behaviours)
     if is_reasoning(spec):
         contents = _without_thoughts(spec, contents, discard_history_thoughts)
     sides: list[Side] = []
