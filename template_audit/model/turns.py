@@ -67,10 +67,12 @@ def lay_out(conversation: Conversation, views: Views, tokens: Tokens, bos: str |
 
     The start is the end of the generation prompt rendered for ``messages[:k]``, if the conversation's
     ids begin with those of the prompt, or its text with the prompt's text. Otherwise it is the end of
-    what the turn shares with the generation prompt alone (so a ``<tool_call>`` that the template
-    writes before the first argument is trained), never inside a token; and if no generation prompt
-    can be rendered, the first character that came from message k. A token in which prompt and answer
-    have merged is trained, unless it is a special one, which has only swallowed a blank.
+    the generation prompt alone (without the messages before it), if that stands in the turn before
+    the message's own text; or else of what the turn begins with in common with it, but never inside a
+    token or a marker like ``<|user|>``. So a ``<tool_call>`` that the template writes before the
+    first argument is trained. If no generation prompt can be rendered at all, the start is the first
+    character that came from message k. A token in which prompt and answer have merged is trained,
+    unless it is a special one, which has only swallowed a blank.
 
     The terminator is the first token after the message's last character at which inference stops;
     when there is none, the last special token there; when there is none either, the last character
