@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -195,6 +195,17 @@ class Side:
             return set()
         a, b = self._starts[start], max(stop for _, stop in self.stream.spans[start:end])
         return {p.origin for p in self.stream.pieces if p.start < b and a < p.end}
+
+    def said(self, span: Span, fields: Collection[str] = BODY_FIELDS) -> str:
+        """The text in these tokens that came from messages, from these fields of theirs."""
+        if span[0] >= span[1]:
+            return ""
+        start, end = self.char(span[0]), max(stop for _, stop in self.stream.spans[span[0] : span[1]])
+        return "".join(
+            self.stream.text[max(piece.start, start) : min(piece.end, end)]
+            for piece in self.stream.pieces
+            if piece.origin.field in fields and piece.start < end and start < piece.end
+        )
 
     def header(self, message: int) -> int | None:
         """The token with which the header of this message begins; None when its turn has none."""

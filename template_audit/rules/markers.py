@@ -33,11 +33,13 @@ def split_markers(facts: Facts) -> Iterator[Split]:
 
 
 def unknown_in_template(side: Side, control: ControlTokens) -> list[int]:
-    """Unknown tokens that stand for the template's own text."""
+    """Unknown tokens that stand for the template's own text, which is not the unknown token's."""
     ids = side.stream.input_ids
     if control.unknown is None or control.unknown not in ids:
         return []
-    return [i for i, token in enumerate(ids) if token == control.unknown and side.origins[i].field in TEMPLATE_FIELDS]
+    own = str(control.tokenizer.unk_token)
+    found = [i for i, token in enumerate(ids) if token == control.unknown and side.origins[i].field in TEMPLATE_FIELDS]
+    return [i for i in found if side.stream.token_text(i).strip() != own]
 
 
 def markers(side: Side) -> Iterator[tuple[str, Span]]:

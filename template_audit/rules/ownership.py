@@ -5,10 +5,11 @@ from __future__ import annotations
 from template_audit.alignment import Hunk
 from template_audit.rules.evidence import THOUGHT, Facts, Side, Span
 from template_audit.rules.markers import split_markers, unknown_in_template
-from template_audit.rules.prompts import prompt_drifts
+from template_audit.rules.prompts import PromptDrift, prompt_drifts
 from template_audit.rules.turn_ends import ends_found
 
 TOOL_FIELDS = ("tools", "tool_call", "tool_result")
+SYSTEM_FIELDS = ("system", "default_system")
 
 
 def owners(facts: Facts) -> list[str]:
@@ -36,6 +37,8 @@ class _Owners:
         ref, sub = (hunk.ref_start, hunk.ref_end), (hunk.sub_start, hunk.sub_end)
         if self.only_bos(ref, sub):
             return "missing-bos"
+        if any(sub[0] <= index < sub[1] for index in self.unknown):
+            return "unknown-special-token"
         if hunk.kind == "segmentation":
             return "special-token-split" if self.split(sub, own=True) else "segmentation-drift"
         if facts.truncated and (hunk.kind == "missing" or self.cut_away(ref)):
@@ -50,21 +53,17 @@ class _Owners:
             return rule
         if ref[0] > self.last[0] and sub[0] > self.last[1]:
             return "after-training"
-        if any(sub[0] <= index < sub[1] for index in self.unknown):
-            return "unknown-special-token"
         if self.split(sub, own=False):
             return "foreign-special-token"
         if self.split(sub, own=True):
             return "special-token-split"
-        if any(_about(sub, drift.subject) and _about(ref, drift.reference) for drift in self.drifts):
+        if any(_about(ref, theirs) and _about(sub, ours) for theirs, ours in map(self.header_of, self.drifts)):
             return "generation-prompt-drift"
         if hunk.kind == "whitespace":
             return "whitespace-drift"
         if self.near_tools(ref, sub):
             return "tool-layout-drift"
-        if _inside(ref, facts.openings[0]) and _inside(sub, facts.openings[1]):
-            return "system-prompt-drift"
-        return "token-drift"
+        return self.in_opening(ref, sub) or "token-drift"
 
     def only_bos(self, ref: Span, sub: Span) -> bool:
         bos = self.facts.control.bos
@@ -102,25 +101,39 @@ class _Owners:
         thoughts = (THOUGHT.search(facts.ref.text(ref)) is not None, THOUGHT.search(facts.sub.text(sub)) is not None)
         return {(True, False): "thinking-stripped", (False, True): "thinking-injected"}.get(thoughts, "")
 
+    def header_of(self, drift: PromptDrift) -> tuple[Span, Span]:
+        """The tokens of a header that differs; of an empty answer up to its end marker."""
+        theirs, ours = drift.reference, drift.subject
+        for end in self.facts.ends:
+            if end.message == drift.message and end.subject_tail[0] == ours[1] and end.subject is not None:
+                return (theirs[0], end.reference + 1), (ours[0], end.subject + 1)
+        return theirs, ours
+
     def at_end(self, hunk: Hunk) -> str:
         """The turn-end rule whose markers this hunk holds, and nothing else of weight."""
         facts = self.facts
+        theirs, ours = (hunk.ref_start, hunk.ref_end), (hunk.sub_start, hunk.sub_end)
         for rule, end, hit in self.ends:
-            ref_marker, sub_marker = (end.reference, end.reference + 1), hit.subject or (0, 0)
-            theirs, ours = (hunk.ref_start, hunk.ref_end), (hunk.sub_start, hunk.sub_end)
-            if rule == "missing-turn-end":  # whatever stands there instead is the next turn's
-                involved, rest = facts.overlaps(theirs, ref_marker), False
-            else:
-                involved = facts.overlaps(theirs, ref_marker) or facts.overlaps(ours, sub_marker)
-                rest = self.weighs(facts.sub, ours, sub_marker)
-            if involved and not rest and not self.weighs(facts.ref, theirs, ref_marker):
+            missing = rule == "missing-turn-end"
+            ref_marker, sub_marker = (end.reference, end.reference + 1), (0, 0) if missing else (hit.subject or (0, 0))
+            if not (facts.overlaps(theirs, ref_marker) or facts.overlaps(ours, sub_marker)):
+                continue
+            ref_rest, sub_rest = _without(facts.ref, theirs, ref_marker), _without(facts.sub, ours, sub_marker)
+            if ref_rest == sub_rest or (missing and not ref_rest):  # what stands there instead is the next turn's
                 return rule
         return ""
 
-    def weighs(self, side: Side, span: Span, marker: Span) -> bool:
-        """True when the range holds more than the marker and whitespace."""
-        (start, end), (first, stop) = span, marker
-        return bool((side.text((start, min(first, end))) + side.text((max(stop, start), end))).strip())
+    def in_opening(self, ref: Span, sub: Span) -> str:
+        """The rule for a difference before the first turn: the system prompt's, unless only its header differs."""
+        facts = self.facts
+        if not (_inside(ref, facts.openings[0]) and _inside(sub, facts.openings[1])):
+            return ""
+        both = facts.ref.said(facts.openings[0], SYSTEM_FIELDS) and facts.sub.said(facts.openings[1], SYSTEM_FIELDS)
+        same = facts.ref.said(ref, SYSTEM_FIELDS) == facts.sub.said(sub, SYSTEM_FIELDS)
+        ids = [*facts.case.reference.input_ids[slice(*ref)], *facts.case.subject.input_ids[slice(*sub)]]
+        replaced = ref[0] < ref[1] and sub[0] < sub[1]
+        header = both and same and (replaced or any(token in facts.control for token in ids))
+        return "token-drift" if header else "system-prompt-drift"
 
     def near_tools(self, ref: Span, sub: Span) -> bool:
         """True in or beside tool definitions, calls and results."""
@@ -137,6 +150,12 @@ def _gap_has(side: Side, span: Span, first: int) -> bool:
         origin.field in TOOL_FIELDS and not (origin.field == "tool_result" and before == (0, 0))
         for origin in side.fields((before[0], after[1]))
     )
+
+
+def _without(side: Side, span: Span, marker: Span) -> str:
+    """The text of a range without a marker and whitespace."""
+    (start, end), (first, stop) = span, marker
+    return "".join((side.text((start, min(first, end))) + side.text((max(stop, start), end))).split())
 
 
 def _about(inner: Span, outer: Span) -> bool:

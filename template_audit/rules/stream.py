@@ -73,9 +73,16 @@ def whitespace_drift(case: Case) -> Iterator[Hit]:
     facts = case.facts
     for hunk in facts.owned("whitespace-drift"):
         hit = _difference(facts, hunk)
-        written = facts.ref.fields((hunk.ref_start, hunk.ref_end)) | facts.sub.fields((hunk.sub_start, hunk.sub_end))
-        said = any(origin.field not in TEMPLATE_FIELDS for origin in written)
-        yield replace(hit, key="message text") if said else hit  # trimming is one cause, wherever it shows
+        ref, sub = (hunk.ref_start, hunk.ref_end), (hunk.sub_start, hunk.sub_end)
+        said = [_blanks(side.said(span)) for side, span in ((facts.ref, ref), (facts.sub, sub))]
+        # trimming is one cause wherever it shows, and so is a blank in the template
+        written = [_blanks(side.text(span)) for side, span in ((facts.ref, ref), (facts.sub, sub))]
+        role = _turn(facts, hunk)[1]
+        yield replace(hit, key="message text" if said[0] != said[1] else f"{role} {written}")
+
+
+def _blanks(text: str) -> str:
+    return "".join(char for char in text if char.isspace())
 
 
 @rule(

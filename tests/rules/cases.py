@@ -30,6 +30,8 @@ class Pair:
     options: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    ids: Mapping[int, int] = field(default_factory=dict)
+    """Ids of the subject that are set by hand, by token index."""
     labels: Mapping[int, int] = field(default_factory=dict)
     """Labels of the subject that are set by hand, by token index."""
     prompts: Mapping[int, str] = field(default_factory=dict)
@@ -47,6 +49,8 @@ class Pair:
             at = next(i for i, prompt in enumerate(reference.prompts) if prompt.message == message)
             reference.prompts[at] = reference.prompts[at]._replace(text=shown.text, input_ids=shown.input_ids)
         subject = stream(self.subject or self.reference, roles=self.roles, notes=self.notes)
+        for index, token in self.ids.items():
+            subject.input_ids[index] = token
         for index, label in self.labels.items():
             subject.labels[index] = label
         report = audit(
@@ -152,8 +156,8 @@ CASES: dict[str, tuple[Pair, Pair]] = {
         Pair(PLAIN, PLAIN.replace("{0:hi}", "{0:hi}")),
     ),
     "unknown-special-token": (
-        Pair(TWO, TWO.replace("<|im_start|>user\n{2", "<unk>user\n{2")),
-        Pair(PLAIN.replace("{0:hi}", "{0:<unk>}")),
+        Pair(PLAIN.replace("user", "▁"), ids={1: VOCABULARY.ids["<unk>"]}),
+        Pair(TWO, TWO.replace("<|im_start|>user\n{2", "<unk>user\n{2")),  # that is what it says
     ),
     "vocabulary-grows": (
         Pair(PLAIN, effects=TokenizerEffects(added_tokens=("<|added|>",))),
