@@ -167,6 +167,7 @@ def audit(
     options: Mapping[str, Any] | None = None,
     reference_options: Mapping[str, Any] | None = None,
     subject_why: str | None = None,
+    framework_source: str | None = None,
 ) -> Report:
     """Encode every conversation with both encoders and apply every rule.
 
@@ -174,7 +175,7 @@ def audit(
     is completed by the framework's own choice for the model, else by the best match. `conversations`
     default to the built-in probes. `severities` replace the rules' own. `options` are the subject's; those
     that the reference has, too (a clock, `enable_thinking`), hold for both unless `reference_options`
-    say otherwise.
+    say otherwise. `framework_source` is a copy of the subject's framework to read (see `load_encoder`).
 
     Raises UsageError for an unknown rule, severity, encoder, template or option.
     """
@@ -184,7 +185,7 @@ def audit(
     reference, reference_why = choose_encoder(
         reference, model, **{**_common_options(reference, options or {}), **(reference_options or {})}
     )
-    subject, chosen_why = choose_encoder(subject, model, **(options or {}))
+    subject, chosen_why = choose_encoder(subject, model, framework_source=framework_source, **(options or {}))
     compared = tuple(_compare(given, reference, subject))
     audited = _Audit(model, reference, subject, rules, severities or {}, builtin)
     return Report(

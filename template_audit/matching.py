@@ -44,20 +44,26 @@ class Match:
 
 
 def best_match(
-    model: Model, framework: str = "llamafactory", *, version: str | None = None, top: int = 5
+    model: Model,
+    framework: str = "llamafactory",
+    *,
+    version: str | None = None,
+    top: int = 5,
+    framework_source: str | None = None,
 ) -> list[Match]:
     """The framework's templates, best first: the `top` ones compared exactly, the others by text.
 
     Raises UsageError when the model has no chat template that takes any of the probes.
     """
-    plugin = get_framework(framework)
+    plugin = get_framework(framework, framework_source)
     conversations, streams = _reference(model)
     texts = plugin.texts(model, conversations, version)
     prefix = f"{framework}@{version}" if version else framework
     wanted = [stream.text for stream in streams]
     rough = [Match(name, f"{prefix}:{name}", _likeness(wanted, written)) for name, written in texts.items()]
     rough.sort(key=lambda match: (-match.text, len(match.template)))
-    return sorted((_exact(model, match, conversations, streams) for match in rough[:top]), key=_rank) + rough[top:]
+    exact = [_exact(model, match, conversations, streams, framework_source) for match in rough[:top]]
+    return sorted(exact, key=_rank) + rough[top:]
 
 
 def _rank(match: Match) -> tuple[float, float, int, float, int]:
@@ -85,9 +91,13 @@ def _likeness(wanted: Sequence[str], written: Sequence[str | None]) -> float:
 
 
 def _exact(
-    model: Model, match: Match, conversations: Sequence[Conversation], references: Sequence[EncodedStream]
+    model: Model,
+    match: Match,
+    conversations: Sequence[Conversation],
+    references: Sequence[EncodedStream],
+    framework_source: str | None,
 ) -> Match:
-    encoder = load_encoder(match.spec, model)
+    encoder = load_encoder(match.spec, model, framework_source=framework_source)
     longest = equal = same_labels = 0
     for reference, subject in zip(references, encoder.encode_batch(conversations, keep_errors=True), strict=True):
         longest += max(len(reference), len(subject) if isinstance(subject, EncodedStream) else 0)
@@ -117,7 +127,9 @@ def _exact(
     )
 
 
-def choose_encoder(spec: str | Encoder, model: Model, **options: Any) -> tuple[Encoder, str]:
+def choose_encoder(
+    spec: str | Encoder, model: Model, *, framework_source: str | None = None, **options: Any
+) -> tuple[Encoder, str]:
     """The encoder of a SPEC, and in one sentence why it is this one.
 
     A SPEC without a template gets the framework's own choice for the model, else the best match.
@@ -126,17 +138,18 @@ def choose_encoder(spec: str | Encoder, model: Model, **options: Any) -> tuple[E
     if not isinstance(spec, str):
         return spec, "The encoder was given."
     parsed = parse_spec(spec)
-    framework = get_framework(parsed.framework)
+    framework = get_framework(parsed.framework, framework_source)
     if parsed.template is not None or not framework.templates(parsed.version):
-        return load_encoder(spec, model, **options), "It was asked for."
+        return load_encoder(spec, model, framework_source=framework_source, **options), "It was asked for."
     choice = framework.choose(model, parsed.version)
     if choice is not None:
         chosen, why = choice.template, choice.why
     else:
-        best = best_match(model, parsed.framework, version=parsed.version)[0]
+        best = best_match(model, parsed.framework, version=parsed.version, framework_source=framework_source)[0]
         share = f"{best.tokens:.1%} of the tokens of {len(PROBES)} probes are equal" if best.tokens else "by its text"
         chosen = best.template
         why = (
             f"{framework.title} proposes no template for {model.id}; `{chosen}` fits its chat template best ({share})."
         )
-    return load_encoder(f"{spec}:{chosen}" if chosen else spec, model, **options), why
+    spec = f"{spec}:{chosen}" if chosen else spec
+    return load_encoder(spec, model, framework_source=framework_source, **options), why

@@ -224,7 +224,7 @@ def choose_pretrain_encoder(
     if parse_spec(spec).template is not None:
         why = "It was asked for."
     else:
-        chosen, why = choose_encoder(spec, model)
+        chosen, why = choose_encoder(spec, model, framework_source=framework_source)
         spec = chosen.spec
     return load_pretrain_encoder(spec, model, framework_source=framework_source, **options), why
 

@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from template_audit.errors import UsageError
-from template_audit.frameworks.interface import Encoder, EncoderRequest, Framework, Option
+from template_audit.frameworks.interface import Encoder, EncoderRequest, Framework, Option, SourceReader
 
 if TYPE_CHECKING:
     from template_audit.model import Model
@@ -50,12 +50,20 @@ def parse_spec(spec: str) -> Spec:
     return Spec(framework, version or None, template or None)
 
 
-def get_framework(name: str) -> Framework:
-    """The framework of this name. Raises UsageError with the nearest known name."""
+def get_framework(name: str, source: str | None = None) -> Framework:
+    """The framework of this name, as it lies at `source` if that is given.
+
+    Raises UsageError with the nearest known name, and for a source of a framework that has none.
+    """
     known = frameworks()
     if name not in known:
         raise UsageError(f"Unknown framework `{name}`; known are {', '.join(known)}.{nearest(name, list(known))}")
-    return known[name]
+    framework = known[name]
+    if source is None:
+        return framework
+    if not isinstance(framework, SourceReader):
+        raise UsageError(f"{framework.title} is not read from a source; leave `--framework-source` out.")
+    return framework.from_source(source)
 
 
 def check_options(
@@ -107,10 +115,11 @@ def load_encoder(
     """The encoder that `spec` names, for `model`.
 
     `spec` is ``framework[@version][:template]``; `options` are the framework's own option names.
-    Raises UsageError for an unknown framework, version, template or option.
+    `framework_source` is a copy of the framework's source (a wheel, an installed copy, a checkout) to read
+    the templates from. Raises UsageError for an unknown framework, version, template or option.
     """
     parsed = parse_spec(spec)
-    framework = get_framework(parsed.framework)
+    framework = get_framework(parsed.framework, framework_source)
     return framework.load(
         EncoderRequest(
             model=model,

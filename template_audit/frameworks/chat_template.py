@@ -37,6 +37,7 @@ class ChatTemplateEncoder:
         self.spec = f"chat-template:{template}" if template else "chat-template"
         self.options = options
         self.effects = TokenizerEffects()
+        self.notes: tuple[str, ...] = ()
         variables = dict(options["template_kwargs"])
         if options["enable_thinking"] is not None:
             variables["enable_thinking"] = options["enable_thinking"]

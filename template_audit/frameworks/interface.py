@@ -71,6 +71,8 @@ class Encoder(Protocol):
     options: Mapping[str, Any]
     """Every option with the value in force."""
     effects: TokenizerEffects
+    notes: tuple[str, ...]
+    """Remarks for the report on what this encoder is made of and what about it is not certain."""
 
     def encode(self, conversation: Conversation) -> EncodedStream:
         """Encode one conversation. Raises EncodingError when it cannot be encoded."""
@@ -137,6 +139,18 @@ class ConfigReader(Protocol):
 
     def first_rows(self, run: TrainingRun, encoder: Encoder, limit: int) -> list[Conversation]:
         """The first rows of every data set of the run, as the framework's own converter reads them."""
+        ...
+
+
+@runtime_checkable
+class SourceReader(Protocol):
+    """What a framework offers beside `Framework` when ``--framework-source`` can name a copy of its source."""
+
+    def from_source(self, source: str) -> Framework:
+        """The same framework with the versions, templates and behaviours that `source` has.
+
+        `source` is read, never run. What cannot be read raises UsageError when it is asked for.
+        """
         ...
 
 

@@ -13,6 +13,7 @@ from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks import nearest
 from template_audit.frameworks.llamafactory.messages import ROW_KEY, Example, example_of
+from template_audit.frameworks.llamafactory.modelfile import modelfile
 from template_audit.frameworks.llamafactory.options import SftOptions
 from template_audit.frameworks.llamafactory.registry import Registry, Special, TemplateSpec, Token
 from template_audit.frameworks.llamafactory.run import example_of_foreign_row
@@ -44,13 +45,21 @@ class LlamaFactoryEncoder:
     (`effects`).
     """
 
-    def __init__(self, model: Model, registry: Registry, template: TemplateSpec, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        registry: Registry,
+        template: TemplateSpec,
+        options: Mapping[str, Any],
+        notes: tuple[str, ...] = (),
+    ) -> None:
         """Raises UsageError for options that this template or the framework refuses."""
         self.settings = SftOptions.from_mapping(options, registry)
         self.options: Mapping[str, Any] = {**options, "cutoff_len": self._given_cutoff_len(options, registry)}
         _check_options(self.settings, template, registry)
         self.model = model
         self.registry = registry
+        self.notes = notes
         self.template = in_force(template, self.settings, registry)
         self.spec = f"llamafactory@{registry.version}:{template.name}"
         self.tokenizer, self.effects = fixed_tokenizer(
@@ -161,6 +170,15 @@ class LlamaFactoryEncoder:
             except EncodingError as error:
                 out.append(error)
         return out
+
+    def ollama_modelfile(self) -> str | None:
+        """The Modelfile that the framework's export writes beside the weights, None in releases that write none.
+
+        Raises UsageError for a template at which the export stops.
+        """
+        if not self.registry.behaviours.ollama_modelfile:
+            return None
+        return modelfile(self.template, self.tokenizer)
 
     def _stopped(self, error: Exception) -> EncodingError:
         return EncodingError(

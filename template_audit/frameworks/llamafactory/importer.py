@@ -39,13 +39,21 @@ def import_registry(path: str | Path) -> Registry:
     `path` is a ``.whl`` file, an installed copy, an unpacked release, a checkout or a virtual environment.
     Templates that the user added are included: calls of ``register_template`` and assignments to ``TEMPLATES``
     at the top level of data/template.py and of any other file of the package.
-    Raises UsageError, naming file, line and construct, for whatever cannot be read.
+    A source that did not change is read once. Raises UsageError, naming file, line and construct, for
+    whatever cannot be read.
     """
     source = open_source(path)
-    try:
-        return _Import(source).registry()
-    except RecursionError:
-        raise UsageError(f"Cannot read the LLaMA-Factory source {source.where}: it is nested too deeply.") from None
+    key = (source.where, source.stamp())
+    if key not in _READ:
+        try:
+            _READ[key] = _Import(source).registry()
+        except RecursionError:
+            raise UsageError(f"Cannot read the LLaMA-Factory source {source.where}: it is nested too deeply.") from None
+    return _READ[key]
+
+
+_READ: dict[tuple[str, tuple[tuple[str, int, int], ...]], Registry] = {}
+"""What was read already: one audit asks for the same source many times, and reading takes a second."""
 
 
 class _Import:

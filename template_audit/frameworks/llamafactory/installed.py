@@ -13,6 +13,7 @@ from template_audit.frameworks.external import Worker
 from template_audit.frameworks.interface import Mismatch
 from template_audit.frameworks.llamafactory.converters import plain
 from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
+from template_audit.frameworks.llamafactory.parsed_template import NULL
 from template_audit.model.tokenizer import token_text
 from template_audit.stream import LITERAL, EncodedStream, Piece
 
@@ -36,16 +37,19 @@ class InstalledEncoder:
         """Raises TemplateAuditError when the package refuses the model, the template or the options."""
         self.built_in, self.worker = built_in, worker
         self.model = built_in.model
+        self.registry = built_in.registry
         self.spec = built_in.spec
         self.options: Mapping[str, Any] = built_in.options
         self.effects = built_in.effects
+        self.notes = built_in.notes
+        self.registry = built_in.registry
         self.versions = worker.versions
         self.mismatches: list[Mismatch] = []
         worker.request(
             {
                 "op": "open",
                 "model": str(self.model.path),
-                "template": built_in.template.name,
+                "template": None if built_in.template.name == NULL else built_in.template.name,
                 "chat_template": self.model.chat_template,
                 "options": {key: value for key, value in self.options.items() if key not in _OWN_OPTIONS}
                 | {"cutoff_len": built_in.settings.cutoff_len},

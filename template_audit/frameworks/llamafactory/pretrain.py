@@ -78,9 +78,9 @@ class LlamaFactoryPretrainEncoder:
         self.effects = encoder.effects
         self.tokenizer = encoder.tokenizer
         self.options: Mapping[str, Any] = {**options, "cutoff_len": cutoff_len}
-        self.notes: tuple[str, ...] = (
-            (f"`packing: true` lowers cutoff_len by one: blocks have {self.block_size:,} tokens.",) if lowered else ()
-        )
+        self.notes: tuple[str, ...] = encoder.notes
+        if lowered:
+            self.notes += (f"`packing: true` lowers cutoff_len by one: blocks have {self.block_size:,} tokens.",)
         template = encoder.template.name
         self._text = LLAMA3_SEPARATOR if template == "llama3" else str(self.tokenizer.eos_token)
         self._with_bos = (

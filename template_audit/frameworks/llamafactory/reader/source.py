@@ -97,6 +97,16 @@ class SourceTree:
                 raise UsageError(f"{self.where} holds more than {MAX_FILES} Python files; name the package folder.")
         return sorted(found)
 
+    def stamp(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, time and size of the wheel or of every source file: differs when the source was changed."""
+        if self._wheel is not None:
+            files = {self.where: Path(self.where)}
+        else:
+            assert self._folder is not None
+            files = {path: self._folder / path for path in self.python_files()}
+        stats = ((name, file.stat()) for name, file in files.items() if file.is_file())
+        return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+
     def error(self, path: str, line: int, what: str) -> UsageError:
         """The one sentence for something in this source that cannot be read."""
         return UsageError(f"Cannot read the LLaMA-Factory source {self.where}: {path} line {line} {what}.")
