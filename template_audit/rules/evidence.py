@@ -244,6 +244,12 @@ class Facts:
         return [i for i in sorted(self.sub.messages()) if i < len(messages) and messages[i].role == "assistant"]
 
     @cached_property
+    def last_answer(self) -> int | None:
+        """The last assistant message of the conversation, or None."""
+        messages = self.case.conversation.messages
+        return max((i for i, message in enumerate(messages) if message.role == "assistant"), default=None)
+
+    @cached_property
     def truncated(self) -> bool:
         """True when the subject was cut to its length limit."""
         limit = self.case.subject_encoder.options.get("cutoff_len")

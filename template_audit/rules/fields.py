@@ -30,7 +30,7 @@ def field_dropped(case: Case) -> Iterator[Hit]:
             if message.role != "assistant" or not (value and value.strip()):
                 continue
             there, here = facts.ref.has(index, field), facts.sub.has(index, field)
-            if there == here or (field == "reasoning" and (here or index != facts.answers[-1])):
+            if there == here or (field == "reasoning" and (here or index != facts.last_answer)):
                 continue
             yield _lost(facts, index, f"{field} {show(value, 40)}", field, there)
         calls = [part for call in message.tool_calls for part in _parts_of(call)]
@@ -174,7 +174,7 @@ def thinking_stripped(case: Case) -> Iterator[Hit]:
 
 def _thinking(case: Case, hunk: Hunk, message: str) -> Hit:
     turn = _message_near(case.facts, hunk)
-    last = turn is not None and turn == max(case.facts.answers, default=None)
+    last = turn is not None and turn == case.facts.last_answer
     where = "" if turn is None else f" in the turn of message {turn}"
     return Hit(
         message.replace("{where}", where),

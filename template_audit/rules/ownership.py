@@ -94,7 +94,7 @@ class _Owners:
                 continue
             if field == "reasoning" and not there:
                 return "thinking-injected"
-            if field == "reasoning" and message != facts.answers[-1]:
+            if field == "reasoning" and message != facts.last_answer:
                 return "thinking-stripped"
             if message not in facts.missing_in_subject | facts.missing_in_reference:
                 return "field-dropped"
