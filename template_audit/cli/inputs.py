@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -33,6 +34,8 @@ class Inputs:
     trust_remote_code: bool
     conversations: tuple[str, ...] = ()
     conversation_format: str | None = None
+    framework_source: str | None = None
+    python: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -42,12 +45,17 @@ class Inputs:
         from template_audit.model.source import load_model
 
         shared_sandbox().start()  # it gets ready while this process imports transformers
-        return load_model(
-            self.target,
-            revision=self.revision,
-            chat_template=self.chat_template,
-            trust_remote_code=self.trust_remote_code,
-        )
+        gc.disable()  # importing makes many objects and no garbage: a tenth of the time until here
+        try:
+            return load_model(
+                self.target,
+                revision=self.revision,
+                chat_template=self.chat_template,
+                trust_remote_code=self.trust_remote_code,
+            )
+        finally:
+            gc.freeze()  # what is there now stays
+            gc.enable()
 
     def for_run(self, run: TrainingRun) -> Inputs:
         """The same request for the model that a training config names; what was asked for here wins."""
@@ -108,6 +116,8 @@ def inputs(command: Command) -> Command:
         option: tuple[str, ...],
         template_kwarg: tuple[str, ...],
         clock: str | None,
+        framework_source: str | None,
+        python: str | None,
         **rest: Any,
     ) -> Any:
         options = assignments(option, "-o")
@@ -119,6 +129,8 @@ def inputs(command: Command) -> Command:
             given,
             conversations=conversation,
             conversation_format=conversation_format,
+            framework_source=framework_source,
+            python=python,
             options=options,
             template_kwargs=assignments(template_kwarg, "--template-kwarg", scalars=False),
         )
@@ -161,6 +173,14 @@ _ENCODING = (
         metavar="KEY=VALUE",
         multiple=True,
         help="A variable for the chat template, value in YAML; may be repeated.",
+    ),
+    click.option(
+        "--framework-source", metavar="PATH", help="Read the framework's templates from this copy of its source."
+    ),
+    click.option(
+        "--python",
+        metavar="PATH",
+        help="Take ids and labels from the framework that is installed there: the bin/python of its environment.",
     ),
     click.option("--clock", metavar="TIME", help="The moment that templates see, in ISO 8601."),
 )
