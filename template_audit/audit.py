@@ -19,6 +19,7 @@ from template_audit.findings import (
     Evidence,
     FileRecord,
     Finding,
+    MismatchRecord,
     ModelRecord,
     ReportRecord,
     Severity,
@@ -36,7 +37,7 @@ from template_audit.rules.interface import Case, Hit, ModelCase, Rule
 from template_audit.stream import EncodedStream
 
 if TYPE_CHECKING:
-    from template_audit.frameworks.interface import Encoder
+    from template_audit.frameworks.interface import Encoder, Mismatch
     from template_audit.model import Model
 
 REFUSALS = ("role-unsupported", "example-dropped", "unknown-special-token")
@@ -115,6 +116,12 @@ class Report:
         return 1 if any(at_least(finding.severity, self.fail_on) for finding in self.findings) else 0
 
     @property
+    def mismatches(self) -> tuple[Mismatch, ...] | None:
+        """Where the built-in encoder and the installed framework part; None when there was no installed one."""
+        found: list[Mismatch] | None = getattr(self.subject, "mismatches", None)
+        return None if found is None else tuple(found)
+
+    @property
     def summary(self) -> Summary:
         """Numbers of findings and conversations."""
         severities = [finding.severity for finding in self.findings]
@@ -137,8 +144,8 @@ class Report:
                 TokenizerRecord(type(tokenizer).__name__, len(tokenizer)),
             ),
             versions=dict(self.versions),
-            reference=EncoderRecord(self.reference.spec, dict(self.reference.options), self.reference_why),
-            subject=EncoderRecord(self.subject.spec, dict(self.subject.options), self.subject_why),
+            reference=_encoder_record(self.reference, self.reference_why),
+            subject=_encoder_record(self.subject, self.subject_why),
             conversations=[
                 ConversationRecord(
                     c.conversation.id, c.evaluated, c.reason, c.agrees, _length(c.reference), _length(c.subject)
@@ -148,6 +155,9 @@ class Report:
             findings=[finding.record() for finding in self.findings],
             summary=self.summary,
             exit_code=self.exit_code,
+            verification=None
+            if self.mismatches is None
+            else [MismatchRecord(m.conversation, m.position, m.what) for m in self.mismatches],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,6 +178,7 @@ def audit(
     reference_options: Mapping[str, Any] | None = None,
     subject_why: str | None = None,
     framework_source: str | None = None,
+    python: str | None = None,
 ) -> Report:
     """Encode every conversation with both encoders and apply every rule.
 
@@ -175,7 +186,9 @@ def audit(
     is completed by the framework's own choice for the model, else by the best match. `conversations`
     default to the built-in probes. `severities` replace the rules' own. `options` are the subject's; those
     that the reference has, too (a clock, `enable_thinking`), hold for both unless `reference_options`
-    say otherwise. `framework_source` is a copy of the subject's framework to read (see `load_encoder`).
+    say otherwise. `framework_source` is a copy of the subject's framework to read, and `python` the
+    interpreter of an environment in which it is installed (see `load_encoder`). `subject_why` replaces
+    the sentence that says how the subject was chosen.
 
     Raises UsageError for an unknown rule, severity, encoder, template or option.
     """
@@ -185,7 +198,9 @@ def audit(
     reference, reference_why = choose_encoder(
         reference, model, **{**_common_options(reference, options or {}), **(reference_options or {})}
     )
-    subject, chosen_why = choose_encoder(subject, model, framework_source=framework_source, **(options or {}))
+    subject, chosen_why = choose_encoder(
+        subject, model, framework_source=framework_source, python=python, **(options or {})
+    )
     compared = tuple(_compare(given, reference, subject))
     audited = _Audit(model, reference, subject, rules, severities or {}, builtin)
     return Report(
@@ -197,7 +212,7 @@ def audit(
         comparisons=compared,
         findings=tuple(audited.findings(compared)),
         fail_on=fail_on,
-        versions=_versions(model),
+        versions={**_versions(model), **_installed_versions(subject)},
     )
 
 
@@ -224,6 +239,16 @@ def _with_severities(severities: Mapping[str, Severity], fail_on: Threshold) -> 
         if severity not in SEVERITIES and (name or severity != "never"):
             raise UsageError(f"`{severity}` is no severity; known are {', '.join(SEVERITIES)}.")
     return rules
+
+
+def _encoder_record(encoder: Encoder, why: str) -> EncoderRecord:
+    return EncoderRecord(encoder.spec, dict(encoder.options), why, list(encoder.notes))
+
+
+def _installed_versions(encoder: Encoder) -> dict[str, str]:
+    """Versions in the environment that the encoder's framework is installed in, if it runs in one."""
+    versions: Mapping[str, str] = getattr(encoder, "versions", {})
+    return {f"installed {name}": version for name, version in versions.items()}
 
 
 def _length(side: EncodedStream | EncodingError) -> int | None:

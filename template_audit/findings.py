@@ -119,11 +119,12 @@ class ModelRecord(msgspec.Struct, frozen=True):
 
 
 class EncoderRecord(msgspec.Struct, frozen=True):
-    """One side of the comparison: its SPEC, every option in force, and why it was taken."""
+    """One side of the comparison: its SPEC, every option in force, why it was taken, and remarks on it."""
 
     spec: str
     options: dict[str, Any]
     why: str
+    notes: list[str] = []
 
 
 class ConversationRecord(msgspec.Struct, frozen=True):
@@ -148,8 +149,16 @@ class Summary(msgspec.Struct, frozen=True):
     agree: int
 
 
-class ReportRecord(msgspec.Struct, frozen=True):
-    """The JSON report."""
+class MismatchRecord(msgspec.Struct, frozen=True):
+    """Where the built-in encoder parts from the installed framework: at a token index, or altogether (null)."""
+
+    conversation: str
+    position: int | None
+    what: str
+
+
+class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The JSON report. `verification` is there when an installed framework took part; empty means equal."""
 
     schema_version: int
     model: ModelRecord
@@ -160,6 +169,7 @@ class ReportRecord(msgspec.Struct, frozen=True):
     findings: list[FindingRecord]
     summary: Summary
     exit_code: Literal[0, 1, 2]
+    verification: list[MismatchRecord] | None = None
 
 
 def report_schema() -> dict[str, Any]:

@@ -283,6 +283,7 @@ class StandInEncoder:
         self.spec, self.model = spec, model
         self.options = options or {}
         self.effects = effects or TokenizerEffects()
+        self.notes: tuple[str, ...] = ()
         self._streams = streams
 
     def encode(self, conversation: Conversation) -> EncodedStream:

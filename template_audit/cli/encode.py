@@ -41,7 +41,7 @@ def COMMAND(given: Inputs, encoder: str, output_format: str, output: Path | None
     read = given.read_conversations(default=(DEFAULT_PROBE,))
     model = given.load_model()
     conversations = with_probes(read, model) or []
-    chosen = load_encoder(encoder, model, **options)
+    chosen = load_encoder(encoder, model, framework_source=given.framework_source, python=given.python, **options)
     results = chosen.encode_batch(conversations, keep_errors=True)
     if len(results) == 1 and isinstance(results[0], EncodingError):
         raise results[0]
@@ -78,5 +78,5 @@ def _as_dict(encoder: Encoder, conversation: Conversation, result: EncodedStream
         "text": result.text,
         "tokens": [result.token_text(i) for i in range(len(result))],
         "origins": [origin._asdict() for origin in result.origins],
-        "notes": list(result.notes),
+        "notes": [*encoder.notes, *result.notes],
     }

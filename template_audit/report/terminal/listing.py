@@ -30,7 +30,7 @@ def list_stream(
     side = Side(result, special_ids(encoder.model, encoder.effects))
     trained = sum(label != IGNORE for label in result.labels)
     screen.line(f"{len(result):,} tokens, {trained:,} trained")
-    for note in result.notes:
+    for note in (*encoder.notes, *result.notes):
         screen.paragraph("note: ", note, indent=6)
     screen.line()
     screen.lines(_text(screen, side))

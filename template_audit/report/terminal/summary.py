@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from template_audit.findings import SEVERITIES, by_cause
@@ -11,7 +11,7 @@ from template_audit.stream import EncodedStream
 
 if TYPE_CHECKING:
     from template_audit.audit import Comparison, Report
-    from template_audit.frameworks.interface import Encoder
+    from template_audit.frameworks.interface import Encoder, Mismatch
 
 _LABEL = 11
 _MANY = 3  # conversations with the same reason, from which on it is said once
@@ -28,8 +28,20 @@ def header(screen: Screen, report: Report) -> None:
     _field(screen, "versions", _versions(report))
     _field(screen, "expected", _encoder(report.reference), report.reference_why)
     _field(screen, "fed", _encoder(report.subject), report.subject_why)
-    for note in model.notes:
+    if report.mismatches is not None:
+        _field(screen, "verified", _verification(report.mismatches, len(report.comparisons)))
+    for note in dict.fromkeys((*model.notes, *report.reference.notes, *report.subject.notes)):
         _field(screen, "note", note)
+
+
+def _verification(mismatches: Sequence[Mismatch], conversations: int) -> str:
+    if not mismatches:
+        return f"The built-in encoder gives what the installed framework gives in all {conversations} conversations."
+    where = "; ".join(
+        f"{m.conversation}" + (f" at token {m.position}" if m.position is not None else "") + f": {m.what}"
+        for m in mismatches
+    )
+    return f"The built-in encoder parts from the installed framework, whose ids are shown: {where}."
 
 
 def _versions(report: Report) -> str:
