@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from template_audit.cli.options import format_option, json_to_stdout, listing_screen
+from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from template_audit.frameworks.interface import Framework
@@ -15,13 +17,16 @@ if TYPE_CHECKING:
 
 @click.command("encoders")
 @click.argument("name", metavar="[FRAMEWORK[@VERSION]]", required=False)
+@click.option("--framework-source", metavar="PATH", help="List what this copy of the framework's source has.")
 @format_option
-def COMMAND(name: str | None, output_format: str) -> None:
+def COMMAND(name: str | None, framework_source: str | None, output_format: str) -> None:
     """List the frameworks that can be audited, with their versions, templates and options."""
     from template_audit.frameworks import frameworks, get_framework, parse_spec
 
     spec = parse_spec(name) if name is not None else None
-    chosen = list(frameworks().values()) if spec is None else [get_framework(spec.framework)]
+    if spec is None and framework_source is not None:
+        raise UsageError("`--framework-source` is of one framework; name it, as in `encoders llamafactory`.")
+    chosen = list(frameworks().values()) if spec is None else [get_framework(spec.framework, framework_source)]
     version = spec.version if spec else None
     if output_format == "json":
         json_to_stdout({"encoders": [_as_dict(framework, version) for framework in chosen]})
@@ -37,11 +42,18 @@ def _as_dict(framework: Framework, version: str | None) -> dict[str, Any]:
         "title": framework.title,
         "versions": list(framework.versions()),
         "templates": list(framework.templates(version)),
+        "remarks": list(_remarks(framework)),
         "options": [
             {"name": option.name, "type": option.type, "default": option.default, "help": option.help}
             for option in framework.options()
         ],
     }
+
+
+def _remarks(framework: Framework) -> Sequence[str]:
+    """What else a SPEC of this framework can say; most frameworks have no remarks."""
+    remarks: Sequence[str] = getattr(framework, "remarks", ())
+    return remarks
 
 
 def _list(screen: Screen, frameworks: list[Framework]) -> None:
@@ -71,6 +83,8 @@ def _explain(screen: Screen, framework: Framework, version: str | None) -> None:
             screen.line()
             screen.line((title, "strong"), (f" ({len(names)})", "quiet"))
             screen.paragraph("  ", ", ".join(names), indent=2)
+    for remark in _remarks(framework):
+        screen.paragraph("  ", remark, indent=2, style="quiet")
     options = list(framework.options())
     if options:
         screen.line()
