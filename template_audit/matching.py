@@ -128,7 +128,12 @@ def _exact(
 
 
 def choose_encoder(
-    spec: str | Encoder, model: Model, *, framework_source: str | None = None, **options: Any
+    spec: str | Encoder,
+    model: Model,
+    *,
+    framework_source: str | None = None,
+    python: str | None = None,
+    **options: Any,
 ) -> tuple[Encoder, str]:
     """The encoder of a SPEC, and in one sentence why it is this one.
 
@@ -137,10 +142,14 @@ def choose_encoder(
     """
     if not isinstance(spec, str):
         return spec, "The encoder was given."
+
+    def load(spec: str) -> Encoder:
+        return load_encoder(spec, model, framework_source=framework_source, python=python, **options)
+
     parsed = parse_spec(spec)
     framework = get_framework(parsed.framework, framework_source)
     if parsed.template is not None or not framework.templates(parsed.version):
-        return load_encoder(spec, model, framework_source=framework_source, **options), "It was asked for."
+        return load(spec), "It was asked for."
     choice = framework.choose(model, parsed.version)
     if choice is not None:
         chosen, why = choice.template, choice.why
@@ -152,4 +161,4 @@ def choose_encoder(
             f"{framework.title} proposes no template for {model.id}; `{chosen}` fits its chat template best ({share})."
         )
     spec = f"{spec}:{chosen}" if chosen else spec
-    return load_encoder(spec, model, framework_source=framework_source, **options), why
+    return load(spec), why

@@ -54,6 +54,11 @@ DEFAULT_FRAMEWORK = "llamafactory"
     help="How to print.",
 )
 @output_option
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="With --python: fail unless the built-in encoder gives what the installed framework gives.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Every diff, with every token, id and label.")
 @click.option("-q", "--quiet", is_flag=True, help="The verdict alone.")
 @inputs
@@ -67,6 +72,7 @@ def COMMAND(
     fail_on: Threshold,
     output_format: str,
     output: Path | None,
+    verify: bool,
     verbose: bool,
     quiet: bool,
 ) -> int:
@@ -84,6 +90,8 @@ def COMMAND(
     from template_audit.report.interface import ReportOptions
     from template_audit.training import is_training_config, read_training_run
 
+    if verify and given.python is None:
+        raise UsageError("`--verify` needs `--python`, an environment in which the framework is installed.")
     if is_training_config(given.target):
         run = read_training_run(given.target, overrides)
         if run.stage == "pt":
@@ -96,7 +104,7 @@ def COMMAND(
     options = ReportOptions(verbose=verbose, quiet=quiet, colour=False if output else None)
     with output_stream(output) as stream:
         get_format(output_format).write(report, stream, options)
-    return report.exit_code
+    return max(report.exit_code, 1) if verify and report.mismatches else report.exit_code
 
 
 def _audit(given: Inputs, encoder: str, reference: str, fail_on: Threshold) -> Report:
@@ -114,6 +122,8 @@ def _audit(given: Inputs, encoder: str, reference: str, fail_on: Threshold) -> R
     return audit(
         model,
         subject=encoder,
+        framework_source=given.framework_source,
+        python=given.python,
         reference=reference,
         conversations=with_probes(read, model),
         fail_on=fail_on,
@@ -135,7 +145,15 @@ def _audit_run(given: Inputs, run: TrainingRun, encoder: str, reference: str, fa
     shared = {key: value for key, value in run.options.items() if key in known}
     read = given.read_conversations()
     model = given.for_run(run).load_model()
-    subject = run_subject(run, model, encoder=encoder, rows=rows, options=options)
+    subject = run_subject(
+        run,
+        model,
+        encoder=encoder,
+        rows=rows,
+        options=options,
+        framework_source=given.framework_source,
+        python=given.python,
+    )
 
     from template_audit.audit import audit
 
@@ -169,7 +187,10 @@ def _pretraining(
     spec = spec_of(run, encoder)
     options = {**run.options, "preprocessing_batch_size": run.batch_size, **given.options}
     check_pretraining(spec, options)
-    chosen = load_pretrain_encoder(spec, given.for_run(run).load_model(), **options)
+    if given.python is not None:
+        raise UsageError("Stage pt is not run in another environment yet; leave `--python` out.")
+    model = given.for_run(run).load_model()
+    chosen = load_pretrain_encoder(spec, model, framework_source=given.framework_source, **options)
     documents = chosen.open_documents(run.datasets, dataset_dir=run.dataset_dir, max_samples=run.max_samples)
     why = f"{run.config} says `template: {'null' if run.template is None else run.template}`, stage pt."
     report = audit_pretraining(chosen, documents, why=why, fail_on=fail_on)
