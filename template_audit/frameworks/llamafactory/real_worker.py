@@ -154,7 +154,7 @@ def handle(request: dict[str, Any], state: dict[str, Session]) -> dict[str, Any]
         versions = {name: _version(name) for name in names}
         versions["python"] = sys.version.split()[0]
         spec = importlib.util.find_spec("llamafactory")
-        source = next(iter(spec.submodule_search_locations or [None])) if spec else None
+        source = next(iter(spec.submodule_search_locations or ()), None) if spec else None
         return {"framework": "llamafactory", "source": source, "versions": {k: v for k, v in versions.items() if v}}
     if op == "open":
         state["session"] = Session(request)
