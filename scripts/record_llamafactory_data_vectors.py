@@ -32,13 +32,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llamafactory_data_cases import CASE_FIELDS, LATEST_TOKENIZERS, REAL, TOKENIZER_SETTINGS, TOKENIZERS, cases
+
 REPO = Path(__file__).resolve().parent.parent
 OWN = REPO / "fixtures" / "llamafactory" / "data"
 SHARED = REPO.parent / "shared" / "data"
 CLOCK = "2024-07-26T12:00:00"
-TOKENIZERS = ("llama-3.2-instruct", "llama3-like", "mistral-like")
-LATEST_TOKENIZERS = (*TOKENIZERS, "exaone-3.5-2.4b-instruct", "mistral-7b-instruct-v0.2", "exaone35-like", "qwen3-like")
-"""Real tokenizers of ../shared/models, and those of fixtures/models whose names end in ``-like``."""
 SHARED_INFO: dict[str, Any] = {
     "identity": {"file_name": "identity.json"},
     "alpaca_en_demo": {"file_name": "alpaca_en_demo.json"},
@@ -69,73 +68,6 @@ def digest(value: Any) -> str:
     """Sixteen hex digits of the SHA-256 of the value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-Options = dict[str, Any]
-PT_TEMPLATES = ("llama3", "default", "gemma", "qwen")
-PT_DATA = (("own/documents", None), ("shared/c4_demo", 60))
-PT_OPTIONS: tuple[Options, ...] = (
-    {},
-    {"cutoff_len": 64},
-    {"cutoff_len": 64, "packing": True},
-    {"cutoff_len": 33, "preprocessing_batch_size": 7},
-    {"cutoff_len": 64, "packing": False},
-    {"cutoff_len": 1024, "packing": False},
-    {"cutoff_len": 64, "add_bos_token": True},
-    {"cutoff_len": 64, "packing": False, "add_bos_token": True},
-    {"cutoff_len": 48, "packing": False, "truncation_side": "left"},
-    {"cutoff_len": 64, "preprocessing_num_workers": 5},
-)
-TEMPLATES = ("llama3", "alpaca", "chatglm3", "llama2", "qwen3")
-PACKING_DATA = (("own/alpaca", None), ("own/sharegpt", None), ("shared/alpaca_en_demo", 40))
-PACKING_OPTIONS: tuple[Options, ...] = (
-    {"cutoff_len": 128, "packing": True},
-    {"cutoff_len": 128, "neat_packing": True},
-    {"packing": True},
-    {"cutoff_len": 24, "neat_packing": True},
-    {"cutoff_len": 96, "packing": True, "preprocessing_batch_size": 4, "mask_history": True},
-)
-ONE_TURN_DATA = (
-    ("rm", "own/alpaca_ranking", None),
-    ("rm", "own/sharegpt_ranking", None),
-    ("kto", "own/alpaca_kto", None),
-    ("kto", "own/sharegpt_kto", None),
-    ("kto", "own/sharegpt_kto_clean", None),
-    ("unsupervised", "own/alpaca", None),
-    ("unsupervised", "own/sharegpt", None),
-    ("unsupervised", "shared/identity", 30),
-)
-ONE_TURN_OPTIONS: tuple[Options, ...] = ({}, {"cutoff_len": 40})
-THINKING_OPTIONS: tuple[Options, ...] = (
-    {"enable_thinking": False},
-    {"enable_thinking": None},
-    {"preserve_thinking": True},
-    {"preserve_thinking": True, "enable_thinking": False},
-)
-CASE_FIELDS = ("stage", "tokenizer", "template", "data", "rows", "options")
-
-
-def cases(tokenizers: list[str]) -> Iterator[dict[str, Any]]:
-    """Every case: stage, tokenizer, template, data set, how many of its rows, options."""
-    for tokenizer in tokenizers:
-        for stage, template, data, rows, options in _cases_of_one():
-            values = (stage, tokenizer, template, data, rows, options)
-            yield dict(zip(CASE_FIELDS, values, strict=True))
-
-
-def _cases_of_one() -> Iterator[tuple[str, str | None, str, int | None, Options]]:
-    for pt_template, (data, rows), options in itertools.product(PT_TEMPLATES, PT_DATA, PT_OPTIONS):
-        yield "pt", pt_template, data, rows, options
-    yield "pt", "llama3", "shared/c4_demo", None, {"cutoff_len": 1024}
-    yield "pt", "llama3", "shared/c4_demo", None, {"cutoff_len": 1024, "packing": False}
-    yield "pt", None, "own/documents", None, {"cutoff_len": 64}
-    for template in TEMPLATES:
-        for (data, rows), options in itertools.product(PACKING_DATA, PACKING_OPTIONS):
-            yield "packing", template, data, rows, options
-        thinking = THINKING_OPTIONS if template == "qwen3" else ()
-        for options, (stage, data, rows) in itertools.product((*ONE_TURN_OPTIONS, *thinking), ONE_TURN_DATA):
-            yield stage, template, data, rows, options
-        yield "kto", template, "own/alpaca_kto", None, {"preprocessing_batch_size": 2}
 
 
 def prepare_imports() -> None:
@@ -336,7 +268,7 @@ def tokenizer_of(release: Release, case: dict[str, Any], folders: dict[str, Path
     """The tokenizer as the framework loads it; one for all cases of one template, which changes it alike."""
     from transformers import AutoTokenizer
 
-    settings = {key: case["options"][key] for key in ("add_bos_token", "truncation_side") if key in case["options"]}
+    settings = {key: case["options"][key] for key in TOKENIZER_SETTINGS if key in case["options"]}
     key = json.dumps([case["tokenizer"], case["template"], settings])
     if key not in release.tokenizers:
         if len(release.tokenizers) > 8:  # cases come in the order of tokenizers and templates
@@ -393,7 +325,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     names = LATEST_TOKENIZERS if given.all else TOKENIZERS
     folders = {
-        name: (REPO / "fixtures" if name.endswith("-like") else SHARED.parent) / "models" / name for name in names
+        name: (REPO / "fixtures" if name.endswith("-like") else SHARED.parent) / "models" / name
+        for name in (REAL, *names)
     }
     release = Release()
     entries = json.loads((OWN / "dataset_info.json").read_text(encoding="utf-8"))
@@ -408,7 +341,9 @@ def main() -> None:
         converted[name] = record_rows(release, name, None)
     for name in SHARED_INFO:
         converted[f"shared/{name}"] = record_rows(release, f"shared/{name}", 100)
-    recorded = [record_case(release, case, folders) for case in cases(list(names))]
+    known = {*release.data_args.__dataclass_fields__, *TOKENIZER_SETTINGS}
+    chosen = [case for case in cases(list(names)) if known.issuperset(case["options"])]
+    recorded = [record_case(release, case, folders) for case in chosen]
     head = {
         "versions": {
             "llamafactory": env.VERSION,

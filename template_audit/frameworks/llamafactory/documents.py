@@ -21,9 +21,11 @@ from template_audit.frameworks.llamafactory.dataset_info import (
     local_files,
 )
 from template_audit.frameworks.llamafactory.pretrain import document_text
-from template_audit.frameworks.llamafactory.rows import count_rows, read_rows
+from template_audit.frameworks.llamafactory.rows import count_rows, read_rows, sampled_rows
 
 TEXT_COLUMN = "text"
+SEED = 42
+"""The seed of a run that sets none (transformers' TrainingArguments)."""
 
 
 class RowDocuments:
@@ -34,31 +36,37 @@ class RowDocuments:
         parts: Sequence[tuple[DatasetAttributes, list[Path]]],
         behaviours: Behaviours,
         max_samples: int | None = None,
+        seed: int = SEED,
     ) -> None:
         """`parts` are the data sets with their files, in order."""
         self._parts = parts
         self._behaviours = behaviours
         self._limit = max_samples
+        self._seed = seed
         self._starts: list[tuple[int, str]] = []
 
     def __iter__(self) -> Iterator[str]:
         """The texts. Raises EncodingError where the framework stops on a row."""
+        from numpy.random import RandomState
+
+        random = RandomState(self._seed)
         number = 0
         self._starts = []
         for attributes, files in self._parts:
             self._starts.append((number, attributes.name))
-            for row_number, row in enumerate(read_rows(files, self._limit, attributes.split), 1):
+            rows = sampled_rows(files, attributes.split, attributes.num_samples, self._limit, random)
+            for row_number, row in enumerate(rows, 1):
                 where = f"{attributes.name}#{row_number}"
                 yield document_text(convert(row, attributes, self._behaviours, where), where)
                 number += 1
 
     def count(self) -> int:
         """The number of documents; reads the files."""
-        counts = [count_rows(files) for _, files in self._parts]
+        counts = [attributes.num_samples or count_rows(files) for attributes, files in self._parts]
         return sum(counts if self._limit is None else (min(count, self._limit) for count in counts))
 
     def name(self, document: int) -> str:
-        """``data set#row`` (from 1) of a document that was read already."""
+        """``data set#row`` (from 1) of a document that was read already; of a sample, the place in it."""
         start, name = max((start for start in self._starts if start[0] <= document), default=(0, "document"))
         return f"{name}#{document - start + 1}"
 
@@ -70,6 +78,7 @@ def open_documents(
     dataset_dir: str | Path | Mapping[str, Any] | None = None,
     column: str | None = None,
     max_samples: int | None = None,
+    seed: int = SEED,
 ) -> RowDocuments:
     """The documents of data sets, each a file (or a folder of files), or a name in `dataset_dir`.
 
@@ -81,7 +90,7 @@ def open_documents(
         attributes, folder = _find(name, behaviours, dataset_dir, column)
         check_stage(attributes, "pt")
         parts.append((attributes, local_files(attributes, folder)))
-    return RowDocuments(parts, behaviours, max_samples)
+    return RowDocuments(parts, behaviours, max_samples, seed)
 
 
 def _find(

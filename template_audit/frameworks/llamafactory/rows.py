@@ -16,10 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from template_audit.errors import DataError, UsageError
 from template_audit.frameworks.llamafactory.dataset_info import FILE_TYPES
+
+if TYPE_CHECKING:
+    from numpy.random import RandomState
 
 T = TypeVar("T")
 
@@ -86,6 +89,26 @@ def read_rows(files: Sequence[Path], limit: int | None = None, split: str = "tra
         shape.learn(row)
     for row in islice(_raw_rows(files), limit):
         yield shape.apply(row)
+
+
+def sampled_rows(
+    files: Sequence[Path], split: str, num_samples: int | None, max_samples: int | None, random: RandomState
+) -> Iterator[dict[str, Any]]:
+    """The rows that a run takes of one data set: `num_samples` drawn at random, then the first `max_samples`.
+
+    `random` is NumPy's generator in the state in which the framework's own is: seeded with the run's
+    `seed` (42 by default), and used by the data sets before this one (data/loader.py,
+    ``_load_single_dataset``). More samples than rows are drawn with repetition. Drawing holds all rows.
+    """
+    if num_samples is None:
+        yield from read_rows(files, max_samples, split)
+        return
+    rows = list(read_rows(files, None, split))
+    indices = [int(index) for index in random.permutation(len(rows))[:num_samples]]
+    if len(indices) < num_samples:
+        indices += [int(index) for index in random.choice(len(rows), num_samples - len(indices))]
+    for index in indices[:max_samples]:
+        yield rows[index]
 
 
 def count_rows(files: Sequence[Path]) -> int:

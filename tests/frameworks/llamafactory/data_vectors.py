@@ -20,12 +20,12 @@ from template_audit.frameworks.llamafactory import rows as row_reader
 from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 from template_audit.frameworks.llamafactory.messages import Example
-from template_audit.frameworks.llamafactory.pretrain import document_text
+from template_audit.frameworks.llamafactory.pretrain import LlamaFactoryPretrainEncoder, document_text
 from template_audit.frameworks.llamafactory.registry import load_registry
 from template_audit.frameworks.llamafactory.special_tokens import copy_tokenizer
 from template_audit.frameworks.llamafactory.unsupervised import encode_prompts
 from template_audit.model import Model, load_model
-from template_audit.pretraining import Totals, load_pretrain_encoder
+from template_audit.pretraining import Totals
 
 REPO = Path(__file__).resolve().parents[3]
 FIXTURES = REPO / "fixtures"
@@ -92,9 +92,18 @@ def model(name: str) -> Model:
     return load_model(str(folder))
 
 
-def groups(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Stage, tokenizer and template of the cases: what one test runs."""
-    yield from dict.fromkeys((c["stage"], c["tokenizer"], str(c["template"])) for c in record(path)["cases"] if c["template"])
+Group = tuple[str, str, str, str]
+"""Stage, tokenizer, template, and whether the rows are our own or those of ../shared: what one test runs."""
+
+
+def group_of(case: dict[str, Any]) -> Group:
+    """The group that a case belongs to."""
+    return case["stage"], case["tokenizer"], str(case["template"]), case["data"].partition("/")[0]
+
+
+def groups(path: Path) -> Iterator[Group]:
+    """The groups of a record."""
+    yield from dict.fromkeys(group_of(case) for case in record(path)["cases"] if case["template"])
 
 
 def run(path: Path, case: dict[str, Any]) -> dict[str, Any]:
@@ -111,20 +120,23 @@ def _spec(path: Path, case: dict[str, Any]) -> str:
     return f"llamafactory@{record(path)['versions']['llamafactory']}:{case['template']}"
 
 
-def _model(case: dict[str, Any]) -> Model:
-    settings = {key: case["options"][key] for key in TOKENIZER_OPTIONS if key in case["options"]}
-    original = model(case["tokenizer"])
-    if not settings:
-        return original
+@cache
+def _pretrain_base(spec: str, name: str, settings: str) -> LlamaFactoryEncoder:
+    """The template's tokenizer with these settings, which are no options of the framework."""
+    original = model(name)
     tokenizer = copy_tokenizer(original.tokenizer)
-    for name, value in settings.items():
-        setattr(tokenizer, name, value)
-    return replace(original, tokenizer=tokenizer)
+    for key, value in json.loads(settings).items():
+        setattr(tokenizer, key, value)
+    encoder = load_encoder(spec, replace(original, tokenizer=tokenizer))
+    assert isinstance(encoder, LlamaFactoryEncoder)
+    return encoder
 
 
 def _pretrain(path: Path, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
     options = {key: value for key, value in case["options"].items() if key not in TOKENIZER_OPTIONS}
-    encoder = load_pretrain_encoder(_spec(path, case), _model(case), **options)
+    settings = {key: value for key, value in case["options"].items() if key in TOKENIZER_OPTIONS}
+    base = _pretrain_base(_spec(path, case), case["tokenizer"], json.dumps(settings))
+    encoder = LlamaFactoryPretrainEncoder(base, options)
     documents = [document_text(row, "row") for row in examples(path, case["data"], case["rows"])]
     for block in encoder.blocks(documents, Totals()):
         yield {"input_ids": block.input_ids, "labels": block.labels}
@@ -173,7 +185,7 @@ def _feedback(path: Path, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for example in feedback.encode_feedback(encoder, rows[start : start + size]):
             if not _dropped(example):
                 names = ("input_ids", "labels", "kl_input_ids", "kl_labels")
-                yield {**{name: getattr(example, name) for name in names}, "kto_tags": getattr(example, "kto_tag")}
+                yield {**{name: getattr(example, name) for name in names}, "kto_tags": example.kto_tag}
 
 
 def _unsupervised(path: Path, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -200,11 +212,11 @@ _OUTPUTS = {
 }
 
 
-def differing(path: Path, group: tuple[str, str, str]) -> dict[str, list[str]]:
+def differing(path: Path, group: Group) -> dict[str, list[str]]:
     """What the cases of a group show: `equal`, or in what they differ."""
     found = defaultdict(list)
     for case in record(path)["cases"]:
-        if (case["stage"], case["tokenizer"], str(case["template"])) == group:
+        if group_of(case) == group:
             want, got = case["result"], run(path, case)
             same = ("error" in want) == ("error" in got) and ("error" in want or want == got)
             found["equal" if same else "differ"].append(f"{case['data']} {case['options']}: {want} {got}")
