@@ -182,7 +182,7 @@ class LlamaFactoryEncoder:
 
     def _stopped(self, error: Exception) -> EncodingError:
         return EncodingError(
-            f"LLaMA-Factory {self.registry.version} stops with {type(error).__name__} on this example: {error}"
+            f"LLaMA-Factory {self.registry.version} stops with {type(error).__name__} on this example: {error!s:.300}"
         )
 
     def _plan(self, example: Example | EncodingError) -> Turns | EncodingError:
