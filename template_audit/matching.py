@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING, Any
 from template_audit.alignment import compare
 from template_audit.conversation import Conversation
 from template_audit.errors import UsageError
-from template_audit.frameworks import get_framework, load_encoder, parse_spec
+from template_audit.frameworks import Spec, get_framework, load_encoder, parse_spec
 from template_audit.probes import probe
 from template_audit.stream import IGNORE, EncodedStream
 
 if TYPE_CHECKING:
-    from template_audit.frameworks.interface import Encoder
+    from template_audit.frameworks.interface import Encoder, Framework
     from template_audit.model import Model
 
 PROBES = ("single", "multi-turn", "system", "unicode")
 """What templates are ranked by: plain conversations, which every model takes or clearly refuses."""
+
+
+class NoReference(UsageError):
+    """There is nothing to match templates against: the chat template takes none of the probes."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"No template can be matched: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ def best_match(
 ) -> list[Match]:
     """The framework's templates, best first: the `top` ones compared exactly, the others by text.
 
-    Raises UsageError when the model has no chat template that takes any of the probes.
+    Raises NoReference when the model has no chat template that takes any of the probes.
     """
     plugin = get_framework(framework, framework_source)
     conversations, streams = _reference(model)
@@ -76,7 +84,7 @@ def _reference(model: Model) -> tuple[list[Conversation], list[EncodedStream]]:
     encoded = load_encoder("chat-template", model).encode_batch(conversations, keep_errors=True)
     taken = [(c, s) for c, s in zip(conversations, encoded, strict=True) if isinstance(s, EncodedStream)]
     if not taken:
-        raise UsageError(f"No template can be matched: {encoded[0]}")
+        raise NoReference(str(encoded[0]))
     return [c for c, _ in taken], [s for _, s in taken]
 
 
@@ -138,7 +146,7 @@ def choose_encoder(
     """The encoder of a SPEC, and in one sentence why it is this one.
 
     A SPEC without a template gets the framework's own choice for the model, else the best match.
-    Raises UsageError when neither can be had.
+    Raises UsageError for a SPEC, template or option that does not exist.
     """
     if not isinstance(spec, str):
         return spec, "The encoder was given."
@@ -154,11 +162,17 @@ def choose_encoder(
     if choice is not None:
         chosen, why = choice.template, choice.why
     else:
-        best = best_match(model, parsed.framework, version=parsed.version, framework_source=framework_source)[0]
-        share = f"{best.tokens:.1%} of the tokens of {len(PROBES)} probes are equal" if best.tokens else "by its text"
-        chosen = best.template
-        why = (
-            f"{framework.title} proposes no template for {model.id}; `{chosen}` fits its chat template best ({share})."
-        )
+        chosen, why = _matched(model, parsed, framework, framework_source)
     spec = f"{spec}:{chosen}" if chosen else spec
     return load(spec), why
+
+
+def _matched(model: Model, spec: Spec, framework: Framework, framework_source: str | None) -> tuple[str, str]:
+    """The template that fits best, and why; the framework's first one where the chat template cannot be used."""
+    why = f"{framework.title} proposes no template for {model.id}"
+    try:
+        best = best_match(model, spec.framework, version=spec.version, framework_source=framework_source)[0]
+    except NoReference as error:
+        return framework.templates(spec.version)[0], f"{why}, and none can be matched: {error.reason}"
+    share = f"{best.tokens:.1%} of the tokens of {len(PROBES)} probes are equal" if best.tokens else "by its text"
+    return best.template, f"{why}; `{best.template}` fits its chat template best ({share})."

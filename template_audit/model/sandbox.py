@@ -59,7 +59,7 @@ class Limits:
 
     memory: int = 1 << 30
     output: int = 8 << 20
-    wall: float = 5.0
+    wall: float = 4.0
     answer: int = 256 << 20
 
 
