@@ -214,6 +214,7 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self.bos_token, self.eos_token, self.pad_token, self.unk_token = bos, eos, pad, unk
         self.chat_template = "{{ messages }}"
+        self.special_tokens_map: dict[str, str] = {}
 
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self.vocabulary.ids.get(token)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from template_audit.conversation import Conversation, Message
+from template_audit.errors import EncodingError
 from template_audit.rules.evidence import count, show
 from template_audit.rules.interface import Case, Hit, ModelCase, refusal_rule, rule
 from template_audit.stream import IGNORE
+
+if TYPE_CHECKING:
+    from template_audit.model import Model
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -62,10 +69,24 @@ def template_rewritten(case: ModelCase) -> Iterator[Hit]:
             if word in before and word not in after
         ]
         yield Hit(
-            f"The framework replaces the chat template ({len(before):,} characters) by its own ({len(after):,})"
-            + (f", which does not know {' and '.join(losses)}." if losses else "."),
+            f"Beside the weights the framework saves a chat template of its own ({len(after):,} characters) in place "
+            f"of the model's ({len(before):,})"
+            + (f"; it does not know {' and '.join(losses)}" if losses else "")
+            + f". {_sample(case.model, after)}",
             key="rewritten",
         )
+
+
+def _sample(model: Model, template: str) -> str:
+    """What a saved template makes of one question and its answer, in a sentence."""
+    from template_audit.model.chat_template import Renderer
+
+    talk = Conversation((Message("user", "QUESTION"), Message("assistant", "ANSWER")))
+    try:
+        text = Renderer(replace(model, chat_templates={"default": template})).render(talk).text
+    except EncodingError as error:
+        return f"It cannot be rendered: {error}"
+    return f"It writes a conversation as {show(text, 200)}."
 
 
 @rule(
