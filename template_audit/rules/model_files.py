@@ -40,14 +40,12 @@ refusal_rule(
     advice="Keep one template, in chat_template.jinja, and remove the others.",
 )
 def template_source_conflict(case: ModelCase) -> Iterator[Hit]:
-    sources = case.model.template_sources
-    for winner in (source for source in sources if source.wins):
-        for other in sources:
-            if other.name == winner.name and not other.wins and other.template.strip() != winner.template.strip():
-                yield Hit(
-                    f"The template in {other.place} is not the one in {winner.place}, which transformers uses.",
-                    key=f"{other.place}#{other.name}",
-                )
+    for other, winner in case.model.template_conflicts:
+        if winner is not None and other.template.strip() != winner.template.strip():
+            yield Hit(
+                f"The template in {other.place} is not the one in {winner.place}, which transformers uses.",
+                key=f"{other.place}#{other.name}",
+            )
 
 
 @rule(

@@ -83,8 +83,14 @@ def overview(screen: Screen, report: Report) -> None:
     for comparison in report.comparisons:
         if comparison.alignment is None and comparison.reason:
             alike.setdefault(comparison.reason, []).append(comparison)
+    rows = _rows_alike(report)
     for comparison in report.comparisons:
         severities = counts.get(comparison.conversation.id, {})
+        group = rows.get(comparison.conversation.id, [])
+        if len(group) >= _MANY:
+            if comparison is group[0]:
+                _rows_at_once(screen, group, _mark(screen, comparison, severities), severities)
+            continue
         same = alike.get(comparison.reason or "", []) if comparison.alignment is None else []
         if len(same) >= _MANY:
             if comparison is same[0]:
@@ -102,6 +108,42 @@ def overview(screen: Screen, report: Report) -> None:
         line = screen.text(lead, f"{_lengths(comparison):<27}", *_severities(severities), "  ", (remark, "quiet"))
         line.rstrip()
         screen.line(line)
+
+
+def _rows_alike(report: Report) -> dict[str, list[Comparison]]:
+    """For each row of a data set (``name#number``) the rows of it that have the same findings."""
+    causes: dict[str, set[str]] = {}
+    for finding in report.findings:
+        if finding.conversation is not None:
+            causes.setdefault(finding.conversation, set()).add(finding.cause)
+    groups: dict[tuple[str, frozenset[str], bool | None], list[Comparison]] = {}
+    for comparison in report.comparisons:
+        name, numbered, _ = comparison.conversation.id.rpartition("#")
+        if numbered and comparison.alignment is not None:
+            key = (name, frozenset(causes.get(comparison.conversation.id, ())), comparison.agrees)
+            groups.setdefault(key, []).append(comparison)
+    return {comparison.conversation.id: group for group in groups.values() for comparison in group}
+
+
+def _rows_at_once(
+    screen: Screen, group: list[Comparison], mark: tuple[str, str], severities: Mapping[str, int]
+) -> None:
+    """Rows of a data set that have the same findings: how many, how long, which."""
+    name = screen.clean(group[0].conversation.id.rpartition("#")[0])
+    lead = screen.text((f"{mark[0]} ", mark[1]))
+    both = [[len(s) for s in (c.reference, c.subject) if isinstance(s, EncodedStream)] for c in group]
+    expected, fed = (_range([lengths[side] for lengths in both]) for side in (0, 1))
+    lengths = f"{expected} tokens, equal" if group[0].agrees else f"{expected} expected, {fed} fed"
+    line = screen.text(lead, f"{name}: {plural(len(group), 'row')}  {lengths}  ", *_severities(severities))
+    line.rstrip()
+    screen.line(line)
+    numbers = ", ".join("#" + c.conversation.id.rpartition("#")[2] for c in group)
+    screen.paragraph("", numbers, indent=lead.cell_len, style="quiet")
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _said_once(screen: Screen, same: list[Comparison], mark: tuple[str, str]) -> None:
