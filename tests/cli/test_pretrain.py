@@ -138,3 +138,22 @@ def test_wrong_requests_exit_with_2_and_one_sentence(
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_training_config_of_stage_pt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {
+        "model_name_or_path": LLAMA,
+        "stage": "pt",
+        "template": "llama3",
+        "dataset": "documents",
+        "dataset_dir": str(DATA),
+        "cutoff_len": 64,
+        "preprocessing_num_workers": 7,
+        "train_on_prompt": False,
+    }
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(config))
+    main([str(path), "--format", "json"])
+    run = json.loads(capsys.readouterr().out)
+    by_hand = read_json(capsys, "-o", "preprocessing_num_workers=7")
+    assert run["tokens_dropped"] == by_hand["tokens_dropped"] != read_json(capsys)["tokens_dropped"]

@@ -13,6 +13,7 @@ from typing import Any
 from template_audit.errors import UsageError
 from template_audit.frameworks.interface import TrainingRun
 from template_audit.frameworks.llamafactory.options import OPTIONS
+from template_audit.frameworks.llamafactory.pretrain import OPTIONS as PRETRAIN_OPTIONS
 
 STAGES = ("pt", "sft", "rm", "ppo", "dpo", "kto")
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -45,16 +46,17 @@ def training_run(config: Mapping[str, Any], path: Path) -> TrainingRun:
     for key, types in _TYPES.items():
         if key in config:
             _check(path, key, config[key], types)
-    for option in OPTIONS:
+    for option in (*OPTIONS, *PRETRAIN_OPTIONS):
         if option.name in config:
             _check(path, option.name, config[option.name], _option_types(option.type))
     stage = config.get("stage", "sft")
     if stage not in STAGES:
         raise UsageError(f"{path}: `stage` must be one of {', '.join(STAGES)}, got {stage!r}.")
-    options = {option.name: config[option.name] for option in OPTIONS if option.name in config}
+    known = PRETRAIN_OPTIONS if stage == "pt" else OPTIONS
+    options = {option.name: config[option.name] for option in known if option.name in config}
     if stage != "sft":
         for key in ("neat_packing", "train_on_prompt", "mask_history"):
-            if options.get(key):
+            if config.get(key):
                 raise UsageError(f"{path}: LLaMA-Factory refuses `{key}` in stage {stage}; it is for sft only.")
     return TrainingRun(
         framework="llamafactory",

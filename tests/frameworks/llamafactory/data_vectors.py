@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from template_audit.errors import EncodingError
+from template_audit.errors import EncodingError, TemplateAuditError
 from template_audit.frameworks import load_encoder
 from template_audit.frameworks.llamafactory import converters, dataset_info, feedback, packing, pairwise
 from template_audit.frameworks.llamafactory import rows as row_reader
@@ -98,26 +98,26 @@ Group = tuple[str, str, str, str]
 
 def group_of(case: dict[str, Any]) -> Group:
     """The group that a case belongs to."""
-    return case["stage"], case["tokenizer"], str(case["template"]), case["data"].partition("/")[0]
+    return case["stage"], case["tokenizer"], case["template"] or "null", case["data"].partition("/")[0]
 
 
 def groups(path: Path) -> Iterator[Group]:
     """The groups of a record."""
-    yield from dict.fromkeys(group_of(case) for case in record(path)["cases"] if case["template"])
+    yield from dict.fromkeys(group_of(case) for case in record(path)["cases"])
 
 
 def run(path: Path, case: dict[str, Any]) -> dict[str, Any]:
     """The case, encoded here; the result in the record's form."""
     try:
         outputs = list(_OUTPUTS[case["stage"]](path, case))
-    except EncodingError as error:
+    except TemplateAuditError as error:
         return {"error": str(error)}
     tokens = sum(len(next(iter(output.values()))) for output in outputs)
     return {"count": len(outputs), "tokens": tokens, "digest": digest(outputs)}
 
 
 def _spec(path: Path, case: dict[str, Any]) -> str:
-    return f"llamafactory@{record(path)['versions']['llamafactory']}:{case['template']}"
+    return f"llamafactory@{record(path)['versions']['llamafactory']}:{case['template'] or 'null'}"
 
 
 @cache
