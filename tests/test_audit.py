@@ -372,3 +372,12 @@ def test_an_option_that_both_sides_have_holds_for_both() -> None:
     assert heard(report) == {}
     assert report.reference.options["enable_thinking"] is False
     assert report.reference.options["clock"] == "2030-01-01T00:00:00"
+
+
+def test_the_end_of_an_untrained_call_is_no_wrong_end() -> None:
+    """Qwen writes `</tool_call>` before the end marker; under mask_history neither is trained."""
+    model = loaded("qwen3-like")
+    report = audit(
+        model, subject="llamafactory:qwen3", conversations=[probe("tool-call")], options={"mask_history": True}
+    )
+    assert not {"wrong-turn-end", "missing-turn-end"} & {finding.rule for finding in report.findings}

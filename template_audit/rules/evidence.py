@@ -314,6 +314,8 @@ class Facts:
             run = range(run.start, run.stop + 1)
         control = [i for i in run if ids[i] in self.control]
         if not control:
+            if calls:  # an untrained turn: the calls' own markers stand before the end
+                return next((i for i in range(*tail) if ids[i] == wanted), None)
             return first if first is not None and ids[first] == wanted else None
         if not calls:
             return control[0]
