@@ -49,8 +49,8 @@ def test_training_sets_are_those_of_the_real_package(run: dict[str, Any]) -> Non
     import transformers
 
     recorded = RECORD["versions"]["transformers"]
-    if transformers.__version__ != recorded:
-        pytest.skip(f"ids were recorded with transformers {recorded}, this is {transformers.__version__}")
+    if transformers.__version__ != recorded and not run["model"].endswith("-like"):
+        pytest.skip(f"recorded with transformers {recorded}; on others the mini models are enough")
     outputs = list(_pretrained(run) if run["stage"] == "pt" else _encoded(run))
     assert {"count": len(outputs), "digest": digest(outputs)} == run["result"]
 

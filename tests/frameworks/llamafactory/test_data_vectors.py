@@ -23,9 +23,10 @@ def test_outputs_are_those_of_the_real_package(path: Path, group: vectors.Group)
     import transformers
 
     recorded = vectors.record(path)["versions"]["transformers"]
-    if transformers.__version__ != recorded:
-        pytest.skip(f"ids were recorded with transformers {recorded}, this is {transformers.__version__}")
-    found = vectors.differing(path, group)
+    everywhere = path.stem == "data_vectors" and group[1].endswith("-like")
+    if transformers.__version__ != recorded and not everywhere:
+        pytest.skip(f"recorded with transformers {recorded}; on others the latest release and mini models are enough")
+    found = vectors.differing(path, group, settings=transformers.__version__ == recorded)
     assert not found["differ"], "\n".join(found["differ"])
     assert found["equal"]
 
