@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from template_audit.errors import EncodingError, UsageError
@@ -345,8 +345,3 @@ def plain(example: Example) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return "".join(value) if isinstance(value, str) else value
-
-
-def with_note(example: Example, note: str) -> Example:
-    """The example with one more remark."""
-    return replace(example, notes=(*example.notes, note))
