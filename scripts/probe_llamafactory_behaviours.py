@@ -219,6 +219,9 @@ def observe_messages(release: Release, found: dict[str, Any]) -> None:
     messages = [user("a <video> b"), assistant("c")]  # llava has no videos
     checked = raises(lambda: plugin.process_messages(messages, *media, processor))
     found["media_placeholders_checked"] = "all" if checked else "plugin"
+    processor.image_seqlen = 2
+    written = plugin.process_messages([user("{{image}}"), assistant("c")], *media, processor)[0]["content"]
+    found["llava_image_text_repeated"] = written == 2 * plugin.image_token
     if found["function_formatter"] == "template_words":
         template = copy.deepcopy(release.template.TEMPLATES["llama2"])
         template.thought_words = ("<x>", "</x>")

@@ -69,6 +69,10 @@ class Behaviours:
     """A multimodal template raises on ``<image>``, ``<video>`` or ``<audio>`` in a text-only row: on each of them
     (since 0.9.3), or only on those that its plugin replaces (up to 0.9.2)."""
 
+    llava_image_text_repeated: bool = False
+    """A llava template writes the text ``{{image}}`` as its image token as often as an image has patches; 0.9.0
+    only. Since 0.9.1 it writes the token once."""
+
     chat_template_parser: Literal["reasoning_aware", "plain", "none"] = "reasoning_aware"
     """``template: null`` parses the tokenizer's chat template and takes a thought in it for a reasoning
     template's (since 0.9.3), parses it without that (0.9.2), or is the ``empty`` template (up to 0.9.1)."""

@@ -125,6 +125,12 @@ RULES = (
         "plugin",
     ),
     Rule(
+        "llava_image_text_repeated",
+        ("data/mm_plugin.py:LlavaPlugin.process_messages",),
+        _yes(r"self\.image_token \* image_seqlen"),
+        False,
+    ),
+    Rule(
         "chat_template_parser",
         (_TEMPLATE + "parse_template",),
         (("reasoning_aware", r"ReasoningTemplate if "), ("plain", "")),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from template_audit.errors import EncodingError
 from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.registry import MMPlugin
 
@@ -30,7 +31,8 @@ def process_texts(plugin: MMPlugin | None, contents: Sequence[Any], behaviours: 
     """The contents of all messages, as the plugin leaves them.
 
     Raises ValueError for a media placeholder such as ``<image>``: there is no medium for it.
-    Placeholders that the plugin uses itself, such as ``{{image}}``, are replaced in any text.
+    Placeholders that the plugin uses itself, such as ``{{image}}``, are replaced in any text. Raises
+    EncodingError where what is written hangs on the model's image size, which is not known here.
     """
     if plugin is None or plugin.name == "base":
         return list(contents)
@@ -39,6 +41,10 @@ def process_texts(plugin: MMPlugin | None, contents: Sequence[Any], behaviours: 
     for kind, placeholder in _MEDIA:
         if kind in counted and any(content.count(placeholder) for content in contents):
             raise ValueError(f"The number of {kind} does not match the number of {placeholder} tokens in the messages.")
+    if plugin.name == "llava" and behaviours.llava_image_text_repeated and any("{{image}}" in c for c in contents):
+        raise EncodingError(
+            "The text {{image}} becomes as many tokens as the model's images have patches; not encoded."
+        )
     out = list(contents)
     for placeholder, token in _own_placeholders(plugin, by_plugin).items():
         out = [content.replace(placeholder, token) if placeholder in content else content for content in out]
