@@ -19,14 +19,13 @@ import types
 from datetime import datetime
 from typing import Any
 
-# What `DataArguments` (hparams/data_args.py) would hold when nothing is set.
+# What `DataArguments` (hparams/data_args.py) would hold when nothing is set. `cutoff_len` is the one in
+# force: where packing lowers it, the caller has done so.
 DEFAULTS: dict[str, Any] = {
     "template": None,
     "cutoff_len": 2048,
     "train_on_prompt": False,
     "mask_history": False,
-    "packing": None,
-    "neat_packing": False,
     "tool_format": None,
     "default_system": None,
     "enable_thinking": True,
@@ -59,8 +58,7 @@ def _version(package: str) -> str | None:
 
 
 def _pin_clock(iso: str) -> None:
-    """Make the dates in tool prompts (`data/tool_utils.py`, `datetime.now`) those of `iso`."""
-    tool_utils = importlib.import_module("llamafactory.data.tool_utils")
+    """Make the dates in tool prompts and in chat templates (for `template: null`) those of `iso`."""
     moment = datetime.fromisoformat(iso)
 
     class Pinned(datetime):
@@ -68,8 +66,11 @@ def _pin_clock(iso: str) -> None:
         def now(cls, tz: Any = None) -> Any:
             return moment
 
-    if hasattr(tool_utils, "datetime"):
-        setattr(tool_utils, "datetime", Pinned)  # noqa: B010
+    for name in ("llamafactory.data.tool_utils", "transformers.utils.chat_template_utils"):
+        if importlib.util.find_spec(name) is not None:
+            module = importlib.import_module(name)
+            if hasattr(module, "datetime"):
+                setattr(module, "datetime", Pinned)  # noqa: B010
 
 
 class Session:
@@ -84,10 +85,6 @@ class Session:
         if clock:
             _pin_clock(str(clock))
         self.args = types.SimpleNamespace(**{**DEFAULTS, **options, "template": request.get("template")})
-        if self.args.neat_packing:
-            self.args.packing = True
-        if self.args.packing:
-            self.args.cutoff_len -= 1  # as DataArguments.__post_init__ does
         self.tokenizer = AutoTokenizer.from_pretrained(
             request["model"],
             use_fast=True,

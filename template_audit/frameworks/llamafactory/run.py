@@ -18,7 +18,7 @@ from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.converters import Stage, check_stage, convert, drop_reason
 from template_audit.frameworks.llamafactory.dataset_info import DatasetAttributes, dataset_attributes, local_files
 from template_audit.frameworks.llamafactory.messages import ROW_KEY, Example
-from template_audit.frameworks.llamafactory.rows import arrow_rows, read_rows
+from template_audit.frameworks.llamafactory.rows import arrow_rows, sampled_rows
 
 _SHAREGPT_ROLES = {
     "user_tag": "human",
@@ -47,17 +47,23 @@ _OPENAI_TAGS = {
 
 
 def first_rows(run: TrainingRun, behaviours: Behaviours, limit: int) -> list[Conversation]:
-    """The first `limit` rows of every data set of the run, each named ``data set#row`` (from 1).
+    """The first `limit` rows that the run takes of every data set, each named ``data set#row`` (from 1).
 
     Raises UsageError or DataError for a data set that is unknown, not local, unreadable or of
     another stage.
     """
+    from numpy.random import RandomState
+
+    from template_audit.frameworks.llamafactory.documents import SEED
+
+    random = RandomState(SEED)
     out: list[Conversation] = []
     for attributes in dataset_attributes(run.datasets, run.dataset_dir, behaviours):
         check_stage(attributes, cast(Stage, run.stage))
         folder = str(run.dataset_dir) if not isinstance(run.dataset_dir, Mapping) else "."
-        wanted = limit if run.max_samples is None else min(limit, run.max_samples)
-        rows = islice(read_rows(local_files(attributes, folder), None, attributes.split), wanted)
+        files = local_files(attributes, folder)
+        rows = sampled_rows(files, attributes.split, attributes.num_samples, run.max_samples, random)
+        rows = islice(rows, limit)
         out += [_conversation(row, attributes, behaviours, run.stage, n) for n, row in enumerate(rows, 1)]
     return out
 
