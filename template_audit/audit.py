@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from template_audit.alignment import Alignment, compare
+from template_audit.config import Config, Ignore, Suppressed
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, UsageError
 from template_audit.findings import (
@@ -19,6 +20,7 @@ from template_audit.findings import (
     Evidence,
     FileRecord,
     Finding,
+    Level,
     MismatchRecord,
     ModelRecord,
     ReportRecord,
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 REFUSALS = ("role-unsupported", "example-dropped", "unknown-special-token")
 """Kinds of EncodingError that are a result: the encoder does not take such a conversation."""
+
+SCOPES = ("conversation", "model", "refusal")
+"""Scopes of the rules that an audit applies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,11 @@ class Report:
     """By severity, gravest first; then in the order of the catalogue, then of the conversations."""
     fail_on: Threshold = "error"
     versions: Mapping[str, str] = field(default_factory=dict)
+    suppressed: tuple[Suppressed, ...] = ()
+    """Findings that the configuration ignores; they are not among `findings` and do not count."""
+    unused_ignores: tuple[Ignore, ...] = ()
+    """Ignores that fit this model, encoder and conversations, and took no finding."""
+    config: Config = field(default_factory=Config)
 
     @property
     def exit_code(self) -> Literal[0, 1, 2]:
@@ -158,6 +168,8 @@ class Report:
             verification=None
             if self.mismatches is None
             else [MismatchRecord(m.conversation, m.position, m.what) for m in self.mismatches],
+            suppressed=[suppressed.record() for suppressed in self.suppressed],
+            unused_ignores=[ignore.record() for ignore in self.unused_ignores],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,8 +184,9 @@ def audit(
     subject: str | Encoder = "llamafactory",
     reference: str | Encoder = "chat-template",
     conversations: Sequence[Conversation] | None = None,
-    fail_on: Threshold = "error",
-    severities: Mapping[str, Severity] | None = None,
+    fail_on: Threshold | None = None,
+    severities: Mapping[str, Level] | None = None,
+    config: Config | None = None,
     options: Mapping[str, Any] | None = None,
     reference_options: Mapping[str, Any] | None = None,
     subject_why: str | None = None,
@@ -184,7 +197,9 @@ def audit(
 
     `subject` and `reference` are SPECs or encoders that are loaded already; a SPEC without a template
     is completed by the framework's own choice for the model, else by the best match. `conversations`
-    default to the built-in probes. `severities` replace the rules' own. `options` are the subject's; those
+    default to the built-in probes. `severities` replace the rules' own; ``off`` leaves a rule out. `config` is
+    what `template_audit.config` reads from a project's files (None: nothing is read); its findings to ignore
+    are in the report as `suppressed`, and `severities` and `fail_on` go before it. `options` are the subject's; those
     that the reference has, too (a clock, `enable_thinking`), hold for both unless `reference_options`
     say otherwise. `framework_source` is a copy of the subject's framework to read, and `python` the
     interpreter of an environment in which it is installed (see `load_encoder`). `subject_why` replaces
@@ -192,7 +207,10 @@ def audit(
 
     Raises UsageError for an unknown rule, severity, encoder, template or option.
     """
-    rules = _with_severities(severities or {}, fail_on)
+    config = config or Config()
+    fail_on = fail_on or config.fail_on or "error"
+    severities = {**config.severities, **(severities or {})}
+    rules = _with_severities(severities, fail_on)
     builtin = {conversation.id: conversation for conversation in load_probes(model)}
     given = list(builtin.values()) if conversations is None else list(conversations)
     reference, reference_why = choose_encoder(
@@ -202,7 +220,14 @@ def audit(
         subject, model, framework_source=framework_source, python=python, **(options or {})
     )
     compared = tuple(_compare(given, reference, subject))
-    audited = _Audit(model, reference, subject, rules, severities or {}, builtin)
+    audited = _Audit(model, reference, subject, rules, severities, builtin)
+    sifted = config.sift(
+        audited.findings(compared),
+        model=model.id,
+        encoder=subject.spec,
+        conversations=[conversation.id for conversation in given],
+        scopes=SCOPES,
+    )
     return Report(
         model=model,
         reference=reference,
@@ -210,9 +235,12 @@ def audit(
         reference_why=reference_why,
         subject_why=subject_why or chosen_why,
         comparisons=compared,
-        findings=tuple(audited.findings(compared)),
+        findings=sifted.findings,
         fail_on=fail_on,
         versions={**_versions(model), **_installed_versions(subject)},
+        suppressed=sifted.suppressed,
+        unused_ignores=sifted.unused,
+        config=config,
     )
 
 
@@ -231,12 +259,12 @@ def _common_options(reference: str | Encoder, options: Mapping[str, Any]) -> dic
     return {name: value for name, value in options.items() if name in known}
 
 
-def _with_severities(severities: Mapping[str, Severity], fail_on: Threshold) -> dict[str, Rule]:
+def _with_severities(severities: Mapping[str, Level], fail_on: Threshold) -> dict[str, Rule]:
     rules = all_rules()
     for name, severity in {**severities, "": fail_on}.items():
         if name and name not in rules:
             raise UsageError(f"There is no rule `{name}`.{nearest(name, list(rules))}")
-        if severity not in SEVERITIES and (name or severity != "never"):
+        if severity not in SEVERITIES and severity != ("off" if name else "never"):
             raise UsageError(f"`{severity}` is no severity; known are {', '.join(SEVERITIES)}.")
     return rules
 
@@ -269,7 +297,7 @@ class _Audit:
     reference: Encoder
     subject: Encoder
     rules: Mapping[str, Rule]
-    severities: Mapping[str, Severity]
+    severities: Mapping[str, Level]
     builtin: Mapping[str, Conversation]
     """The probes as this model gets them, by id."""
 
@@ -301,7 +329,10 @@ class _Audit:
         return [finding for finding, _ in found if once[finding.rule, finding.fingerprint] is finding]
 
     def _in_scope(self, scope: str) -> Iterator[Rule]:
-        return (rule for rule in self.rules.values() if rule.scope == scope)
+        return (rule for rule in self.rules.values() if rule.scope == scope and self._on(rule))
+
+    def _on(self, rule: Rule) -> bool:
+        return self.severities.get(rule.name) != "off"
 
     def _of_rule(
         self, rule: Rule, hits: Iterable[Hit], case: Case | None, lacks: str | None = None
@@ -326,6 +357,8 @@ class _Audit:
             if not isinstance(side, EncodingError):
                 continue
             rule = self.rules.get(side.kind, self.rules["encoding-failed"])
+            if not self._on(rule):
+                continue
             message = str(side)
             if isinstance(other, EncodedStream) and rule.name == "role-unsupported":
                 message += f" {(self.subject if encoder is self.reference else self.reference).spec} encodes it."
@@ -334,8 +367,9 @@ class _Audit:
 
     def _severity(self, rule: Rule, hit: Hit, conversation: Conversation | None, lacks: str | None) -> Severity:
         """The user's word counts first; a probe that asks for what the model cannot do accuses nobody."""
-        if rule.name in self.severities:
-            return self.severities[rule.name]
+        chosen = self.severities.get(rule.name, "off")
+        if chosen != "off":
+            return chosen
         builtin = conversation is not None and self.builtin.get(conversation.id) == conversation
         if conversation is not None and builtin and (lacks or rule.name in probes()[conversation.id].provoked):
             return "info"

@@ -18,6 +18,9 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
 Threshold = Literal["info", "warning", "error", "never"]
 """From which severity on a finding fails an audit."""
 
+Level = Literal["off", "info", "warning", "error"]
+"""What a user may make of a rule: a severity, or ``off``, which leaves it out."""
+
 
 def at_least(severity: Severity, threshold: Threshold) -> bool:
     """True when `severity` is `threshold` or graver; never for the threshold ``never``."""
@@ -157,8 +160,30 @@ class MismatchRecord(msgspec.Struct, frozen=True):
     what: str
 
 
+class SuppressedRecord(msgspec.Struct, frozen=True):
+    """A finding that the configuration ignores; `reason` is the configuration's. It counts nowhere else."""
+
+    finding: FindingRecord
+    reason: str
+
+
+class IgnoreRecord(msgspec.Struct, frozen=True):
+    """An entry of the configuration's ignores; a scope that is null is every model, encoder or conversation."""
+
+    rule: str
+    reason: str
+    model: str | None
+    encoder: str | None
+    probe: str | None
+
+
 class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The JSON report. `verification` is there when an installed framework took part; empty means equal."""
+    """The JSON report.
+
+    `verification` is there when an installed framework took part; empty means equal. `suppressed` are
+    findings that the configuration ignores and `unused_ignores` its entries that fit this model and
+    encoder and took no finding; both are left out when empty.
+    """
 
     schema_version: int
     model: ModelRecord
@@ -170,6 +195,8 @@ class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     summary: Summary
     exit_code: Literal[0, 1, 2]
     verification: list[MismatchRecord] | None = None
+    suppressed: list[SuppressedRecord] = []
+    unused_ignores: list[IgnoreRecord] = []
 
 
 def report_schema() -> dict[str, Any]:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 
 import msgspec
 
+from template_audit.config import Config, Ignore, Suppressed
 from template_audit.errors import UsageError
 from template_audit.findings import (
     SCHEMA_VERSION,
     SEVERITIES,
     Evidence,
     Finding,
-    Severity,
+    Level,
     Threshold,
     at_least,
     fingerprint,
@@ -258,6 +259,8 @@ class PretrainReport:
     names: tuple[str, ...] = ()
     fail_on: Threshold = "error"
     versions: Mapping[str, str] = field(default_factory=dict)
+    suppressed: tuple[Suppressed, ...] = ()
+    unused_ignores: tuple[Ignore, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON report as plain Python values; with a block, its ids, labels and spans."""
@@ -281,6 +284,10 @@ class PretrainReport:
             "findings": [msgspec.to_builtins(finding.record()) for finding in self.findings],
             "exit_code": self.exit_code,
         }
+        if self.suppressed:
+            out["suppressed"] = [msgspec.to_builtins(suppressed.record()) for suppressed in self.suppressed]
+        if self.unused_ignores:
+            out["unused_ignores"] = [msgspec.to_builtins(ignore.record()) for ignore in self.unused_ignores]
         if self.block is not None:
             out |= {
                 "block": self.block.index,
@@ -306,15 +313,19 @@ def audit_pretraining(
     *,
     block: int | None = None,
     why: str = "It was asked for.",
-    fail_on: Threshold = "error",
-    severities: Mapping[str, Severity] | None = None,
+    fail_on: Threshold | None = None,
+    severities: Mapping[str, Level] | None = None,
+    config: Config | None = None,
 ) -> PretrainReport:
     """Encode all documents, keep block number `block`, and apply the pre-training rules.
 
+    `config` is that of `template_audit.config`; `severities` and `fail_on` go before it.
     Raises UsageError when there is no such block, and EncodingError where the framework raises.
     """
     from template_audit.rules import all_rules
 
+    config = config or Config()
+    levels = {**config.severities, **(severities or {})}
     totals = Totals()
     kept = None
     for made in encoder.blocks(documents, totals):
@@ -325,17 +336,30 @@ def audit_pretraining(
     case = PretrainCase(encoder.model, encoder, totals, turn_ends(encoder.model))
     rules = {name: rule for name, rule in all_rules().items() if rule.scope == "pretraining"}
     found = [
-        _finding(rule, hit, encoder, (severities or {}).get(name))
+        _finding(rule, hit, encoder, level)
         for name, rule in rules.items()
+        if (level := levels.get(name)) != "off"
         for hit in rule.check(case)
     ]
     found.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), list(rules).index(finding.rule)))
     spans = kept.spans if kept else ()
     names = (documents.name(s.document) if isinstance(documents, Documents) else f"#{s.document + 1}" for s in spans)
-    return PretrainReport(encoder, why, totals, tuple(found), kept, tuple(names), fail_on, encoder.model.versions)
+    sifted = config.sift(found, model=encoder.model.id, encoder=encoder.spec, scopes=("pretraining",))
+    return PretrainReport(
+        encoder,
+        why,
+        totals,
+        sifted.findings,
+        kept,
+        tuple(names),
+        fail_on or config.fail_on or "error",
+        encoder.model.versions,
+        sifted.suppressed,
+        sifted.unused,
+    )
 
 
-def _finding(rule: Rule, hit: Hit, encoder: PretrainEncoder, severity: Severity | None) -> Finding:
+def _finding(rule: Rule, hit: Hit, encoder: PretrainEncoder, level: Level | None) -> Finding:
     cause = fingerprint(rule.name, encoder.spec, hit.key)
     evidence = None
     if rule.name in ("missing-document-separator", "separator-is-turn-end", "separator-untrained"):
@@ -343,7 +367,7 @@ def _finding(rule: Rule, hit: Hit, encoder: PretrainEncoder, severity: Severity 
         evidence = Evidence(0, len(separator.ids), list(separator.ids), separator.text)
     return Finding(
         rule=rule.name,
-        severity=severity or hit.severity or rule.severity,
+        severity=level if level is not None and level != "off" else hit.severity or rule.severity,
         conversation=None,
         message=hit.message,
         turn=None,

@@ -9,13 +9,14 @@ import click
 
 from template_audit.cli import pretrain
 from template_audit.cli.inputs import REFERENCE, Inputs, inputs, with_probes
-from template_audit.cli.options import output_option, output_stream
+from template_audit.cli.options import configured, output_option, output_stream
 from template_audit.errors import UsageError
 from template_audit.report import formats
 
 if TYPE_CHECKING:
     from template_audit.audit import Report
-    from template_audit.findings import Threshold
+    from template_audit.config import Config
+    from template_audit.findings import Level
     from template_audit.frameworks.interface import TrainingRun
 
 DEFAULT_FRAMEWORK = "llamafactory"
@@ -38,13 +39,7 @@ DEFAULT_FRAMEWORK = "llamafactory"
     help="What trains: framework[@version][:template]; without a template, the one for this model.",
 )
 @click.option("--reference", metavar="SPEC", default=REFERENCE, show_default=True, help="What the model expects.")
-@click.option(
-    "--fail-on",
-    type=click.Choice(["error", "warning", "info", "never"]),
-    default="error",
-    show_default=True,
-    help="Exit with 1 when a finding is this grave or graver.",
-)
+@configured
 @click.option(
     "--format",
     "output_format",
@@ -69,7 +64,7 @@ def COMMAND(
     rows: int,
     encoder: str,
     reference: str,
-    fail_on: Threshold,
+    config: Config,
     output_format: str,
     output: Path | None,
     verify: bool,
@@ -85,6 +80,9 @@ def COMMAND(
 
     Exits with 0 when everything was evaluated and nothing at or above --fail-on was found, with 1
     when something was, and with 2 when the request is wrong or something could not be evaluated.
+
+    Severities, --fail-on and findings to ignore can be set in template-audit.toml, or in pyproject.toml
+    under tool.template-audit, in the working directory or a folder above.
     """
     from template_audit.report import get_format
     from template_audit.report.interface import ReportOptions
@@ -95,19 +93,19 @@ def COMMAND(
     if is_training_config(given.target):
         run = read_training_run(given.target, overrides)
         if run.stage == "pt":
-            return _pretraining(given, run, encoder, fail_on, output_format, output, verbose=verbose, quiet=quiet)
-        report = _audit_run(given, run, encoder, reference, fail_on, rows)
+            return _pretraining(given, run, encoder, config, output_format, output, verbose=verbose, quiet=quiet)
+        report = _audit_run(given, run, encoder, reference, config, rows)
     elif overrides:
         raise UsageError(f"`{overrides[0]}` overrides a training config, and `{given.target}` is a model.")
     else:
-        report = _audit(given, encoder, reference, fail_on)
+        report = _audit(given, encoder, reference, config)
     options = ReportOptions(verbose=verbose, quiet=quiet, colour=False if output else None)
     with output_stream(output) as stream:
         get_format(output_format).write(report, stream, options)
     return max(report.exit_code, 1) if verify and report.mismatches else report.exit_code
 
 
-def _audit(given: Inputs, encoder: str, reference: str, fail_on: Threshold) -> Report:
+def _audit(given: Inputs, encoder: str, reference: str, config: Config) -> Report:
     from template_audit.frameworks import get_framework, parse_spec
 
     subject_framework = get_framework(parse_spec(encoder).framework)
@@ -126,13 +124,13 @@ def _audit(given: Inputs, encoder: str, reference: str, fail_on: Threshold) -> R
         python=given.python,
         reference=reference,
         conversations=with_probes(read, model),
-        fail_on=fail_on,
+        config=config,
         options=options,
         reference_options=reference_options,
     )
 
 
-def _audit_run(given: Inputs, run: TrainingRun, encoder: str, reference: str, fail_on: Threshold, rows: int) -> Report:
+def _audit_run(given: Inputs, run: TrainingRun, encoder: str, reference: str, config: Config, rows: int) -> Report:
     from template_audit.frameworks import get_framework, parse_spec
     from template_audit.training import run_subject, spec_of
 
@@ -163,17 +161,23 @@ def _audit_run(given: Inputs, run: TrainingRun, encoder: str, reference: str, fa
         subject_why=subject.why,
         reference=reference,
         conversations=with_probes(read, model) or subject.conversations,
-        fail_on=fail_on,
+        config=config,
         reference_options={**shared, **reference_options},
-        severities={"vocabulary-grows": "warning"} if run.resizes_vocabulary else None,
+        severities=_severities_of(run, config),
     )
+
+
+def _severities_of(run: TrainingRun, config: Config) -> dict[str, Level]:
+    """What a run makes of rules, unless the user's configuration says otherwise."""
+    own: dict[str, Level] = {"vocabulary-grows": "warning"} if run.resizes_vocabulary else {}
+    return {name: level for name, level in own.items() if name not in config.severities}
 
 
 def _pretraining(
     given: Inputs,
     run: TrainingRun,
     encoder: str,
-    fail_on: Threshold,
+    config: Config,
     output_format: str,
     output: Path | None,
     *,
@@ -193,5 +197,5 @@ def _pretraining(
     chosen = load_pretrain_encoder(spec, model, framework_source=given.framework_source, **options)
     documents = chosen.open_documents(run.datasets, dataset_dir=run.dataset_dir, max_samples=run.max_samples)
     why = f"{run.config} says `template: {'null' if run.template is None else run.template}`, stage pt."
-    report = audit_pretraining(chosen, documents, why=why, fail_on=fail_on)
+    report = audit_pretraining(chosen, documents, why=why, config=config)
     return pretrain.print_report(report, output_format, output, verbose=verbose, quiet=quiet)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
 from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
+    from template_audit.findings import Threshold
     from template_audit.report.terminal.screen import Screen
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,6 +46,44 @@ output_option: Callable[[F], F] = click.option(
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     callback=_in_a_folder,
     help="Write there instead of to the terminal.",
+)
+
+
+def configured(command: F) -> F:
+    """Give a command ``--fail-on``, ``--config`` and ``--no-config``; it receives `config`, a Config.
+
+    Its `fail_on` is the option's where that was given.
+    """
+
+    @wraps(command)
+    def run(*args: Any, fail_on: Threshold | None, config_file: Path | None, no_config: bool, **rest: Any) -> Any:
+        from template_audit.config import Config, load_config
+
+        if no_config and config_file is not None:
+            raise UsageError("`--config` and `--no-config` exclude each other; give one of them.")
+        config = Config() if no_config else load_config(config_file)
+        return command(*args, config=replace(config, fail_on=fail_on or config.fail_on), **rest)
+
+    decorated: Any = run
+    for option in reversed(_CONFIGURED):
+        decorated = option(decorated)
+    return cast(F, decorated)
+
+
+_CONFIGURED = (
+    click.option(
+        "--fail-on",
+        type=click.Choice(["error", "warning", "info", "never"]),
+        help="Exit with 1 when a finding is this grave or graver; error, unless the configuration says otherwise.",
+    ),
+    click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Take the configuration from there, and not from the working directory or a folder above.",
+    ),
+    click.option("--no-config", is_flag=True, help="Take no configuration: every rule at its own severity."),
 )
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from template_audit.cli.inputs import Inputs, model_inputs
-from template_audit.cli.options import assignments, format_option, output_option, output_stream
+from template_audit.cli.options import assignments, configured, format_option, output_option, output_stream
 
 if TYPE_CHECKING:
-    from template_audit.findings import Threshold
+    from template_audit.config import Config
     from template_audit.pretraining import PretrainReport
 
 
@@ -43,13 +43,7 @@ if TYPE_CHECKING:
     help="An option of the framework under its own name, such as cutoff_len=1024; may be repeated.",
 )
 @click.option("--framework-source", metavar="PATH", help="Read the framework's templates from this copy of its source.")
-@click.option(
-    "--fail-on",
-    type=click.Choice(["error", "warning", "info", "never"]),
-    default="error",
-    show_default=True,
-    help="Exit with 1 when a finding is this grave or graver.",
-)
+@configured
 @format_option
 @output_option
 @click.option("-v", "--verbose", is_flag=True, help="The whole text of the block.")
@@ -65,7 +59,7 @@ def COMMAND(
     block: int | None,
     option: tuple[str, ...],
     framework_source: str | None,
-    fail_on: Threshold,
+    config: Config,
     output_format: str,
     output: Path | None,
     verbose: bool,
@@ -81,7 +75,7 @@ def COMMAND(
     check_pretraining(encoder, options)
     chosen, why = choose_pretrain_encoder(encoder, given.load_model(), framework_source=framework_source, **options)
     documents = chosen.open_documents(datasets, dataset_dir=dataset_dir, column=column, max_samples=max_samples)
-    report = audit_pretraining(chosen, documents, block=block, why=why, fail_on=fail_on)
+    report = audit_pretraining(chosen, documents, block=block, why=why, config=config)
     return print_report(report, output_format, output, verbose=verbose, quiet=quiet)
 
 

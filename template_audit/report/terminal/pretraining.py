@@ -10,6 +10,7 @@ from rich.text import Text
 
 from template_audit.findings import by_cause
 from template_audit.report.terminal.findings import show_findings
+from template_audit.report.terminal.ignored import show_ignored
 from template_audit.report.terminal.screen import Screen, style, wrap
 from template_audit.report.terminal.summary import plural
 from template_audit.report.terminal.tokens import special_ids
@@ -35,6 +36,9 @@ def show_pretraining(screen: Screen, report: PretrainReport, *, verbose: bool = 
     if not quiet and report.findings:
         screen.heading("findings")
         show_findings(screen, by_cause(report.findings), verbose=verbose)
+    if not quiet and (report.suppressed or report.unused_ignores):
+        screen.line()
+        show_ignored(screen, report.suppressed, report.unused_ignores)
 
 
 def _header(screen: Screen, report: PretrainReport) -> None:

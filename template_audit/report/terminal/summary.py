@@ -30,6 +30,8 @@ def header(screen: Screen, report: Report) -> None:
     _field(screen, "fed", _encoder(report.subject), report.subject_why)
     if report.mismatches is not None:
         _field(screen, "verified", _verification(report.mismatches, len(report.comparisons)))
+    if report.config.path is not None:
+        _field(screen, "config", str(report.config.path))
     for note in dict.fromkeys((*model.notes, *report.reference.notes, *report.subject.notes)):
         _field(screen, "note", note)
 
@@ -219,6 +221,8 @@ def verdict(screen: Screen, report: Report) -> None:
         mark, style = "?", "error"
         known = numbers.evaluated and sentence
         sentence = f"{missing} of {total} could not be evaluated." + (f" {known}" if known else "")
+    if report.suppressed:
+        sentence += f" {plural(len(report.suppressed), 'finding')} ignored."
     screen.line((f"{mark} {screen.prose(sentence)} Exit {report.exit_code}.", style))
 
 
