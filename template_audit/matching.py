@@ -61,9 +61,12 @@ def best_match(
 ) -> list[Match]:
     """The framework's templates, best first: the `top` ones compared exactly, the others by text.
 
-    Raises NoReference when the model has no chat template that takes any of the probes.
+    Raises NoReference when the model has no chat template that takes any of the probes, and UsageError
+    for a framework or version without templates.
     """
     plugin = get_framework(framework, framework_source)
+    if not plugin.templates(version):
+        raise UsageError(f"`match` ranks templates by name, and of these {framework} has none.")
     conversations, streams = _reference(model)
     texts = plugin.texts(model, conversations, version)
     prefix = f"{framework}@{version}" if version else framework

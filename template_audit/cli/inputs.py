@@ -190,7 +190,17 @@ def with_probes(found: list[Conversation | str], model: Model) -> list[Conversat
     """Probes in place of their names, with `model`'s own control tokens in them; None for an empty list."""
     from template_audit.probes import probe
 
-    return [probe(item, model) if isinstance(item, str) else item for item in found] or None
+    return _apart([probe(item, model) if isinstance(item, str) else item for item in found]) or None
+
+
+def _apart(conversations: Sequence[Conversation]) -> list[Conversation]:
+    """The conversations, later ones of the same id with a number behind it, so that findings can be told apart."""
+    seen: dict[str, int] = {}
+    out = []
+    for one in conversations:
+        count = seen[one.id] = seen.get(one.id, 0) + 1
+        out.append(one if count == 1 else replace(one, id=f"{one.id} ({count})"))
+    return out
 
 
 def _read(name: str, row_format: str | None) -> Sequence[Conversation | str]:

@@ -25,6 +25,11 @@ class Row(NamedTuple):
     alone: bool = False
 
 
+def unreadable(error: Exception) -> str:
+    """Why valid JSON is not read: it is nested too deeply, or a number in it is longer than Python takes."""
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+
+
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a file. JSON lines are read one at a time; a JSON array is held in memory.
 
@@ -76,8 +81,8 @@ def _lines(path: Path) -> Iterator[Row]:
                 data = json.loads(line)
             except json.JSONDecodeError as error:
                 data = DataError(f"{where}: not valid JSON (column {error.colno}: {error.msg}).")
-            except RecursionError:
-                data = DataError(f"{where}: nested too deeply.")
+            except (RecursionError, ValueError) as error:
+                data = DataError(f"{where}: {unreadable(error)}.")
             yield Row(number, where, data)
 
 
@@ -89,8 +94,8 @@ def _whole(path: Path) -> Iterator[Row]:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not valid JSON (column {error.colno}: {error.msg}).") from None
-    except RecursionError:
-        raise DataError(f"{path}: nested too deeply.") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path}: {unreadable(error)}.") from None
     if not isinstance(data, list) or _are_messages(data):
         yield Row(1, str(path), data, alone=True)
         return

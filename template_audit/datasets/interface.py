@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from template_audit.conversation import Conversation, ToolCall
+from template_audit.datasets.files import unreadable
 from template_audit.errors import DataError
 
 
@@ -80,5 +81,5 @@ def parse_json(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{where} is not valid JSON (character {error.pos}: {error.msg}).") from None
-    except RecursionError:
-        raise DataError(f"{where} is nested too deeply.") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{where}: {unreadable(error)}.") from None

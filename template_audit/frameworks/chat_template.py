@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from template_audit.model import Model
 
 _OPTIONS = (
-    Option("enable_thinking", "bool?", None, "the template variable of that name; null: not passed"),
+    Option(
+        "enable_thinking",
+        "bool?",
+        None,
+        "the template variable of that name, unless template_kwargs has it; null: not passed",
+    ),
     Option("template_kwargs", "map", {}, "template variables, as apply_chat_template takes them"),
     Option("clock", "str", PINNED_CLOCK, "the date and time that strftime_now tells, in ISO form"),
 )
@@ -34,18 +39,23 @@ class ChatTemplateEncoder:
 
     def __init__(self, model: Model, template: str | None, options: Mapping[str, Any]) -> None:
         self.model = model
+        self.template = template
         self.spec = f"chat-template:{template}" if template else "chat-template"
         self.options = options
         self.effects = TokenizerEffects()
         self.notes: tuple[str, ...] = ()
         variables = dict(options["template_kwargs"])
         if options["enable_thinking"] is not None:
-            variables["enable_thinking"] = options["enable_thinking"]
+            variables.setdefault("enable_thinking", options["enable_thinking"])
         self.renderer = Renderer(model, template_name=template, clock=options["clock"], template_kwargs=variables)
         tokenizer = model.tokenizer
         added = tokenizer.added_tokens_decoder.items()
         self._specials = frozenset({id for id, token in added if token.special} | set(tokenizer.all_special_ids))
         self._stops = model.stop_token_ids
+
+    def at(self, clock: str) -> ChatTemplateEncoder:
+        """The same encoder at another moment. Raises UsageError for a clock that is none."""
+        return ChatTemplateEncoder(self.model, self.template, {**self.options, "clock": clock})
 
     def encode(self, conversation: Conversation) -> EncodedStream:
         """Encode one conversation.
@@ -87,8 +97,7 @@ class ChatTemplateEncoder:
             flat = iter(encode_texts(tokenizer, [text for group in texts for text in group]))
             return [[next(flat) for _ in group] for group in texts]
         except EncodingError:
-            if len(texts) == 1:
-                raise
+            pass
         results: list[list[_Encoded] | EncodingError] = []
         for group in texts:
             try:

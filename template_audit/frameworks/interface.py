@@ -89,6 +89,15 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Dated(Protocol):
+    """What an encoder offers beside `Encoder` when its text may depend on the day."""
+
+    def at(self, clock: str) -> Encoder:
+        """The same encoder at another moment (ISO 8601)."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderRequest:
     """A parsed SPEC with its options, as handed to a framework."""

@@ -152,6 +152,8 @@ class Renderer:
                 results.append(None)
             except EncodingError as error:
                 results.append(error)
+            except RecursionError:
+                results.append(EncodingError("The conversation's tools or tool calls are nested too deeply."))
         answered = iter(self._sandbox.run(jobs))
         for index, conversation in enumerate(conversations):
             if results[index] is None:

@@ -36,6 +36,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not valid JSON ({place}: {error.msg}); fetch the file again.") from None
     except RecursionError:
         raise ModelError(f"{path} is nested too deeply to be read.") from None
+    except ValueError:
+        raise ModelError(f"{path} holds a number with too many digits to be read.") from None
     if not isinstance(data, dict):
         raise ModelError(f"{path} must hold a JSON object, not {type(data).__name__}.")
     return data

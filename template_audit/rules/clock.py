@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from template_audit.errors import EncodingError
-from template_audit.rules.evidence import show
+from template_audit.frameworks.interface import Dated
+from template_audit.rules.evidence import common, show
 from template_audit.rules.interface import Case, Hit, ModelCase, rule
 
 if TYPE_CHECKING:
@@ -27,31 +28,22 @@ _ANOTHER_DAY = "2031-03-09T21:47:05"
     "fixed one.",
 )
 def nondeterministic_template(case: ModelCase) -> Iterator[Hit]:
-    template = "".join(case.model.chat_templates.values())
-    if "strftime_now" in template:
-        yield from _at_another_time(case.reference_encoder, case.cases[:1], "chat template", reference=True)
+    if any("strftime_now" in template for template in case.model.chat_templates.values()):
+        yield from _at_another_time(case.reference_encoder, case.cases[:1], "chat template")
     with_tools = [one for one in case.cases if one.conversation.tools]
-    yield from _at_another_time(case.subject_encoder, with_tools[:1], "framework's template", reference=False)
+    yield from _at_another_time(case.subject_encoder, with_tools[:1], "framework's template")
 
 
-def _at_another_time(
-    encoder: Encoder, cases: tuple[Case, ...] | list[Case], name: str, *, reference: bool
-) -> Iterator[Hit]:
-    from template_audit.frameworks import load_encoder
-
-    if not cases or "clock" not in encoder.options:
+def _at_another_time(encoder: Encoder, cases: Sequence[Case], name: str) -> Iterator[Hit]:
+    if not cases or not isinstance(encoder, Dated):
         return
-    later = load_encoder(encoder.spec, encoder.model, **{**encoder.options, "clock": _ANOTHER_DAY})
+    today, later = encoder.at(str(encoder.options["clock"])), encoder.at(_ANOTHER_DAY)
     for case in cases:
-        now = (case.reference if reference else case.subject).text
         try:
-            then = later.encode(case.conversation).text
+            now, then = today.encode(case.conversation).text, later.encode(case.conversation).text
         except EncodingError:
             continue
         if now != then:
-            at = next(i for i, (a, b) in enumerate(zip(now, then, strict=False)) if a != b)
-            start = max(at - 12, 0)
-            yield Hit(
-                f"The {name} writes {show(now[start : at + 20])} one day and {show(then[start : at + 20])} another.",
-                key=name,
-            )
+            start = max(common(now, then) - 12, 0)
+            here, there = show(now[start : start + 32]), show(then[start : start + 32])
+            yield Hit(f"The {name} writes {here} one day and {there} another.", key=name)

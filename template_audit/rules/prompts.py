@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from template_audit.model.tokenizer import token_text
-from template_audit.rules.evidence import Facts, Span, show
+from template_audit.rules.evidence import Facts, Span, common, show
 from template_audit.rules.interface import Case, Hit, rule
 from template_audit.stream import EncodedStream, Prompt
 
@@ -60,7 +60,7 @@ def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
     shown = _shown(facts, prompt, message)
     if facts.truncated and any(facts.is_cut(m) for m in facts.ref.messages() if m <= message):
         return None  # the length limit cut the prompt, or the answer
-    shared = _common(ids[:first], shown_ids)
+    shared = common(ids[:first], shown_ids)
     if _same_header(prompt, trained, shown, sub.stream.text[: sub.text_before(message)]):
         if any(hunk.kind != "equal" and hunk.sub_start < first for hunk in facts.case.alignment.hunks):
             return None  # something earlier differs, and its own rule says so
@@ -71,7 +71,7 @@ def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
         theirs, ours = shown_ids[header[0] :], ids[zone:first]
         if theirs == ours:
             return None  # the same tokens: markers that swallow the whitespace behind them
-        same = _common(theirs, ours)
+        same = common(theirs, ours)
         at, there = zone + same, _item(theirs, same)
     else:
         at, there = shared, _item(shown_ids, shared)
@@ -82,11 +82,6 @@ def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
 
 def _item(ids: list[int], index: int) -> int | None:
     return ids[index] if index < len(ids) else None
-
-
-def _common(a: Sequence[object], b: Sequence[object]) -> int:
-    """The number of leading items that are equal."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _same_header(prompt: Prompt, trained: str, shown: str | None, before: str) -> bool:
@@ -177,7 +172,7 @@ def _shown_token(case: Case, drift: PromptDrift) -> str:
 def not_prefix_stable(case: Case) -> Iterator[Hit]:
     for prompt in case.reference.prompts:
         if prompt.error is None and not case.reference.text.startswith(prompt.text):
-            at = _common(case.reference.text, prompt.text)
+            at = common(case.reference.text, prompt.text)
             if _only_answer_differs(case, prompt, at):
                 continue
             yield Hit(

@@ -36,6 +36,29 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 class TestAudit:
+    def test_conversations_of_one_name_are_told_apart(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        files = []
+        for folder, text in (("a", "What?"), ("b", "What <|im_end|>?")):
+            (tmp_path / folder).mkdir()
+            path = tmp_path / folder / "x.json"
+            path.write_text(json.dumps([{"role": "user", "content": text}, {"role": "assistant", "content": "This."}]))
+            files += ["--conversation", str(path)]
+        main([QWEN, "--encoder", "llamafactory:qwen", *files, "--format", "json"])
+        data = json.loads(capsys.readouterr().out)
+        assert [one["id"] for one in data["conversations"]] == ["x", "x (2)"]
+        (injected,) = (f for f in data["findings"] if f["rule"] == "special-token-injection")
+        assert injected["conversation"] == "x (2)"
+
+    def test_a_conversation_that_is_nested_too_deeply(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        deep = tmp_path / "deep.json"
+        arguments = '{"a": ' + "[" * 900 + "]" * 900 + "}"
+        call = '{"function": {"name": "f", "arguments": ' + arguments + "}}"
+        deep.write_text(
+            '[{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [' + call + "]}]"
+        )
+        assert main([QWEN, "--encoder", "llamafactory:qwen", "--conversation", str(deep)]) == 2
+        assert "nested too deeply" in " ".join(capsys.readouterr().out.split())
+
     def test_findings_exit_with_1(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([EXAONE, *LLAMA3]) == 1
         out, err = capsys.readouterr()
@@ -222,6 +245,7 @@ BAD_REQUESTS = [
     (["rules", "double-boss"], "Did you mean `double-bos`?"),
     (["encoders", "llamafactori"], "Did you mean `llamafactory`?"),
     (["match", QWEN, "--encoder", "llamafactory:qwen"], "ranks all templates"),
+    (["match", QWEN, "--encoder", "chat-template"], "chat-template has none"),
     (["\x1b[31m\u202eevil"], "<U+001B>[31m<U+202E>evil"),
 ]
 

@@ -296,6 +296,7 @@ def test_shared_data_sets_read() -> None:
         ([{"messages": "x"}], "openai", "row 1: `messages` must be a non-empty list"),
         ([ALPACA], "sharegpt", "row 1: `conversations` must be a non-empty list"),
         ("[" * 200_000, None, "nested too deeply"),
+        ('{"messages": ' + "9" * 5000 + "}", None, "a number has too many digits"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_named(tmp_path: Path, data: Any, format: str | None, sentence: str) -> None:

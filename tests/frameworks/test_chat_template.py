@@ -308,6 +308,7 @@ def test_text_that_cannot_be_tokenized_spoils_only_its_own_conversation() -> Non
     first, second = encoder.encode_batch([broken, SAY_HELLO], keep_errors=True)
     assert isinstance(first, EncodingError)
     assert isinstance(second, EncodedStream)
+    assert isinstance(encoder.encode_batch([broken], keep_errors=True)[0], EncodingError)
     with pytest.raises(EncodingError):
         encoder.encode(broken)
 
@@ -378,6 +379,8 @@ def test_template_variables_reach_the_template() -> None:
     encoder = load_encoder(
         "chat-template", model, template_kwargs={"x": "é", "enable_thinking": True}, enable_thinking=False
     )
+    assert encoder.encode(SAY_HELLO).text == "éTrue2"
+    encoder = load_encoder("chat-template", model, template_kwargs={"x": "é"}, enable_thinking=False)
     assert encoder.encode(SAY_HELLO).text == "éFalse2"
 
 

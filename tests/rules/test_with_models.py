@@ -24,6 +24,14 @@ def test_a_framework_s_tool_prompt_with_a_date() -> None:
     assert text.startswith("The framework's template writes `")
 
 
+def test_a_text_that_only_goes_on_on_one_day() -> None:
+    model = loaded("qwen25-like")
+    dated = model.chat_templates["default"] + "{% if strftime_now('%Y') == '2024' %}!{% endif %}"
+    changed = replace(model, chat_templates={"default": dated})
+    report = audit(changed, subject="llamafactory:qwen", conversations=[probe("single")])
+    assert "nondeterministic-template" in heard(report)
+
+
 def test_a_template_without_a_clock_is_deterministic() -> None:
     report = audit(loaded("qwen25-like"), subject="llamafactory:qwen", conversations=[probe("tool-call")])
     assert "nondeterministic-template" not in heard(report, "info", "warning", "error")

@@ -15,6 +15,7 @@ from template_audit.frameworks import nearest
 from template_audit.frameworks.llamafactory.messages import ROW_KEY, Example, example_of
 from template_audit.frameworks.llamafactory.modelfile import modelfile
 from template_audit.frameworks.llamafactory.options import SftOptions
+from template_audit.frameworks.llamafactory.parsed_template import NULL, null_template
 from template_audit.frameworks.llamafactory.registry import Registry, Special, TemplateSpec, Token
 from template_audit.frameworks.llamafactory.run import example_of_foreign_row
 from template_audit.frameworks.llamafactory.saved_template import special_token
@@ -67,6 +68,17 @@ class LlamaFactoryEncoder:
         )
         self._release = Release(registry.tool_prompts, self.settings.clock, registry.behaviours)
         self._literals: dict[str, Tokens] = {}
+
+    def at(self, clock: str) -> LlamaFactoryEncoder:
+        """The same encoder at another moment; it shares this one's tokenizer."""
+        later = copy.copy(self)
+        later.options = {**self.options, "clock": clock}
+        later.settings = SftOptions.from_mapping(later.options, self.registry)
+        if self.template.name == NULL:
+            spec = null_template(self.model, self.registry, clock)
+            later.template = in_force(spec, later.settings, self.registry)
+        later._release = Release(self.registry.tool_prompts, later.settings.clock, self.registry.behaviours)
+        return later
 
     @staticmethod
     def _given_cutoff_len(options: Mapping[str, Any], registry: Registry) -> int:

@@ -56,6 +56,10 @@ class InstalledEncoder:
             }
         )
 
+    def at(self, clock: str) -> LlamaFactoryEncoder:
+        """The built-in encoder at another moment: the installed package keeps the one it was opened with."""
+        return self.built_in.at(clock)
+
     def encode(self, conversation: Conversation) -> EncodedStream:
         """The installed package's ids and labels of one conversation. Raises EncodingError."""
         stream = self.encode_batch([conversation])[0]

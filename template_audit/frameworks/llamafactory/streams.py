@@ -68,7 +68,7 @@ def _turns(sides: Sequence[TokenizedSide], tokens: int, chars: int) -> list[Turn
                 starts.append((mark.message, mark.role, token + mark.token, char + mark.char))
         token += len(side.ids)
         char += len(side.text)
-    ends = [*((start[2], start[3]) for start in starts[1:]), (tokens, chars)]
+    ends = [*((start[2], start[3]) for start in starts[1:]), (tokens, chars)] if starts else []
     return [
         Turn(message, role, first, end, first_char, end_char)
         for (message, role, first, first_char), (end, end_char) in zip(starts, ends, strict=True)

@@ -49,6 +49,11 @@ class RendererEncoder:
         self._escaper = Escaper(model.tokenizer)
         self._specials = frozenset(model.tokenizer.all_special_ids)
         self._stops = model.stop_token_ids
+        self._version = version
+
+    def at(self, clock: str) -> RendererEncoder:
+        """The same encoder at another moment. Raises UsageError for a clock that is none."""
+        return RendererEncoder(self.model, self._version, {**self.options, "clock": clock})
 
     def encode(self, conversation: Conversation) -> EncodedStream:
         """Encode one conversation. Raises EncodingError where the framework stops."""

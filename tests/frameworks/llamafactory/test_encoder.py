@@ -175,6 +175,12 @@ def test_turns_that_do_not_fit() -> None:
     assert {turn.message for turn in last.turns} == {5, 6}
 
 
+@pytest.mark.parametrize("cutoff_len", [0, -5])
+def test_no_room_at_all(cutoff_len: int) -> None:
+    stream = encoder("llama3", cutoff_len=cutoff_len).encode(conversations()["single"])
+    assert (stream.input_ids, stream.labels, stream.turns, stream.pieces) == ([], [], [], [])
+
+
 def test_packing_lowers_cutoff_len_by_one() -> None:
     conversation = conversations()["overlong"]
     packed = encoder("llama3", cutoff_len=51, neat_packing=True)

@@ -25,6 +25,7 @@ from tests.frameworks.llamafactory.vectors import model_of
 HI = Conversation.from_openai(
     [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
 )
+TOOLS = dataclasses.replace(HI, tools=({"name": "f", "description": "", "parameters": {}},))
 MINE = "register_template(name='mine', format_user=StringFormatter(slots=['<u>{{content}}</u>']), efficient_eos=True)"
 
 
@@ -65,6 +66,10 @@ class TestTheUsersOwnTemplate:
         report = audit(model, subject="llamafactory:mine", conversations=[HI], framework_source=checkout)
         assert report.to_dict()["subject"]["notes"] == list(report.subject.notes)
         assert len(report.subject.notes) == 2
+
+    def test_rules_that_ask_the_encoder_again(self, model: Model, checkout: str) -> None:
+        report = audit(model, subject="llamafactory:mine", conversations=[TOOLS], framework_source=checkout)
+        assert report.comparisons[0].evaluated
 
     def test_pre_training_takes_it_too(self, model: Model, checkout: str) -> None:
         encoder = load_pretrain_encoder("llamafactory:mine", model, framework_source=checkout)
