@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import transformers
 
 from template_audit import load_model
 from template_audit.audit import Report, audit
@@ -63,6 +64,12 @@ INJECTED = Conversation.from_openai(
 )
 
 
+def other_ids(name: str) -> set[str]:
+    """What is heard of the real EXAONE-3.5 besides: transformers 5 drops the NFKC of its tokenizer.json."""
+    real = name.startswith("exaone-3.5") and not transformers.__version__.startswith("4.")
+    return {"tokenizer-files-disagree"} if real else set()
+
+
 @pytest.mark.parametrize("name", ["exaone35-like", pytest.param("exaone-3.5-2.4b-instruct", marks=pytest.mark.shared)])
 class TestExaone:
     def test_trained_with_llama3(self, name: str) -> None:
@@ -75,7 +82,7 @@ class TestExaone:
             "bogus-bos",
             "generation-prompt-drift",
             "system-prompt-drift",
-        }
+        } | other_ids(name)
         assert any("`<|eot_id|>` is added" in text for text in messages(report, "vocabulary-grows"))
         assert messages(report, "wrong-turn-end")[0].startswith("The answer of message 1 ends with `<|eot_id|>`")
         if name.startswith("exaone-3.5"):
@@ -87,14 +94,15 @@ class TestExaone:
     def test_trained_with_its_own_template(self, name: str) -> None:
         """Only the empty system turn is missing; its markers in five pieces are its own."""
         report = audit(loaded(name), subject="llamafactory:exaone", conversations=[probe("single"), TWO_TURNS])
-        assert set(heard(report)) == {"system-prompt-drift"}
+        assert set(heard(report)) == {"system-prompt-drift"} | other_ids(name)
         (text,) = set(messages(report, "system-prompt-drift"))
         assert text.startswith("The chat template writes `[|system|][|endofturn|]\\n` before the first turn;")
         assert report.exit_code == 0
 
     def test_with_a_system_message_it_agrees(self, name: str) -> None:
         report = audit(loaded(name), subject="llamafactory:exaone", conversations=[probe("system")])
-        assert heard(report) == {}
+        assert set(heard(report)) == other_ids(name)
+        assert report.exit_code == 0
         assert report.comparisons[0].agrees
 
 

@@ -34,10 +34,10 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
         return []
     for text in texts:
         _check_unicode(text)
-    if not tokenizer.is_fast or _overrides_encode(tokenizer):
-        with _panics_told():
+    if not tokenizer.is_fast or overrides_encode(tokenizer):
+        with panics_told():
             return [_encode_slowly(tokenizer, text) for text in texts]
-    with _untrimmed(tokenizer.backend_tokenizer), _panics_told():
+    with _untrimmed(tokenizer.backend_tokenizer), panics_told():
         batch = tokenizer(
             texts,
             add_special_tokens=False,
@@ -86,14 +86,14 @@ def _check_unicode(text: str) -> None:
         ) from None
 
 
-def _overrides_encode(tokenizer: PreTrainedTokenizerBase) -> bool:
+def overrides_encode(tokenizer: PreTrainedTokenizerBase) -> bool:
     """True when the class (from remote code, mostly) has an `encode` of its own."""
     module: str = type(tokenizer).encode.__module__
     return not module.startswith("transformers.tokenization_")
 
 
 @contextmanager
-def _panics_told() -> Iterator[None]:
+def panics_told() -> Iterator[None]:
     """Rust panics arrive as a BaseException, which no ordinary handler would catch."""
     try:
         yield

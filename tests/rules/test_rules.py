@@ -13,6 +13,7 @@ from tests.rules.cases import ALSO, CASES
 ELSEWHERE = {
     "nondeterministic-template": "tests/rules/test_with_models.py",
     "generation-mask-wrong": "tests/rules/test_with_models.py",
+    "tokenizer-files-disagree": "tests/rules/test_tokenizer_files.py",
 }
 """Rules that need a real encoder."""
 
