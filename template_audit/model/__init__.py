@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from template_audit.model.source import load_model
 
+_NO_ID = 1 << 31  # tokenizers count in 32 bits
+
 __all__ = ["Model", "ModelFile", "TemplateSource", "load_model"]
 
 
@@ -87,15 +89,17 @@ class Model:
         return tuple((loser, winner) for loser, winner in pairs if winner is None or winner.template != loser.template)
 
     @property
+    def configured_stops(self) -> frozenset[int]:
+        """The `eos_token_id` of the generation config, one or several; what is no id there is passed over."""
+        given = self.generation_config.get("eos_token_id")
+        ids = given if isinstance(given, list) else [given]
+        return frozenset(id for id in ids if type(id) is int and 0 <= id < _NO_ID)
+
+    @property
     def stop_token_ids(self) -> frozenset[int]:
         """Ids at which generation stops: those of the generation config and the tokenizer's eos."""
-        ids: set[int] = set()
-        for value in (self.generation_config.get("eos_token_id"), self.tokenizer.eos_token_id):
-            if isinstance(value, int):
-                ids.add(value)
-            elif isinstance(value, list):
-                ids.update(v for v in value if isinstance(v, int))
-        return frozenset(ids)
+        eos = self.tokenizer.eos_token_id
+        return self.configured_stops | ({eos} if eos is not None else set())
 
 
 def __getattr__(name: str) -> Any:

@@ -60,6 +60,8 @@ def load_model(
     replacement = read_replacement(Path(chat_template).expanduser()) if chat_template is not None else {}
 
     tokenizer, said = load_tokenizer(location, tokenizer_config, trust_remote_code=trust_remote_code)
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise ModelError(f"{folder / 'tokenizer_config.json'}: `model_max_length` must be a number.")
     if replacement:
         alone = list(replacement) == ["default"]
         tokenizer.chat_template = replacement["default"] if alone else replacement

@@ -104,7 +104,7 @@ def read_replacement(file: Path) -> dict[str, str]:
 
     Raises ModelError when the file is missing or holds no template.
     """
-    if not file.is_file():
+    if not file.exists() or file.is_dir():
         raise ModelError(f"{OPTION} names {file}, which is not a file.")
     if file.suffix == ".gguf":
         templates = read_templates(file)[0]

@@ -132,8 +132,7 @@ def special_token_injection(case: Case) -> Iterator[Hit]:
 )
 def eos_mismatch(case: ModelCase) -> Iterator[Hit]:
     control = control_tokens(case.model, case.subject_encoder)
-    configured = case.model.generation_config.get("eos_token_id")
-    config_stops = {configured} if isinstance(configured, int) else set(configured or ())
+    configured = case.model.configured_stops
     seen: set[int] = set()
     for one in case.cases:
         for end in one.facts.ends:
@@ -151,10 +150,10 @@ def eos_mismatch(case: ModelCase) -> Iterator[Hit]:
                     f"Answers end with {text} (id {token}); generation stops at {_names(one.facts)} only.",
                     key=text,
                 )
-            elif config_stops and token not in config_stops:
+            elif configured and token not in configured:
                 yield Hit(
                     f"Answers end with {text} (id {token}); it is the tokenizer's eos token, but generation_config.json"
-                    f" stops at {', '.join(map(str, sorted(config_stops)))} only, and `generate` goes by that.",
+                    f" stops at {', '.join(map(str, sorted(configured)))} only, and `generate` goes by that.",
                     key=text,
                 )
 

@@ -189,6 +189,8 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 11422654\n
         ("tokenizer_config.json", "[]", "tokenizer_config.json must hold a JSON object"),
         ("config.json", "{", "config.json is not valid JSON"),
         ("generation_config.json", "", "generation_config.json is empty"),
+        ("config.json", '{"a": ' + "9" * 5000 + "}", "config.json holds a number with too many digits"),
+        ("tokenizer_config.json", '{"model_max_length": "many"}', "`model_max_length` must be a number"),
         ("special_tokens_map.json", "{", "special_tokens_map.json is not valid JSON"),
     ],
 )
@@ -199,6 +201,17 @@ def test_broken_files(folder: Path, name: str, content: str, sentence: str) -> N
     text = refusal(folder)
     assert sentence in text
     assert str(folder / name) in text
+
+
+@pytest.mark.parametrize(
+    ("given", "stops"),
+    [(7, {7}), ([7, 8], {7, 8}), (None, set()), ("abc", set()), ([True, None, 1.5, -1, 1 << 40, 7], {7})],
+)
+def test_odd_values_among_the_stop_tokens(folder: Path, given: object, stops: set[int]) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": given}), encoding="utf-8")
+    model = load_model(folder)
+    assert model.configured_stops == stops
+    assert model.stop_token_ids == stops | {model.tokenizer.eos_token_id}
 
 
 def test_half_a_tokenizer_json(folder: Path) -> None:
