@@ -169,10 +169,12 @@ class PretrainEncoder(Protocol):
         dataset_dir: str | Path | Mapping[str, Any] | None = None,
         column: str | None = None,
         max_samples: int | None = None,
+        seed: int = 42,
     ) -> Documents:
         """Data sets as the framework reads them: files, or names that `dataset_dir` describes.
 
-        `column` names the column of text in a file that the framework has no description of.
+        `column` names the column of text in a file that the framework has no description of. `seed`
+        is what rows are drawn with.
         """
         ...
 

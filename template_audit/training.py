@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from template_audit.conversation import Conversation
     from template_audit.model import Model
 
+# What is encoded of a run that is not supervised fine-tuning
+_SHOWN = {
+    "rm": "of each pair the chosen answer is shown",
+    "kto": "of each row its own answer is shown, wanted or not",
+    "ppo": "the run writes its own answers, and those of the data set are shown as in stage sft",
+}
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -140,6 +146,6 @@ def run_subject(
         spec, model, framework_source=framework_source, python=python, **{**run.options, **(options or {})}
     )
     why = f"{run.config} says `template: {'null' if run.template is None else run.template}`"
-    why += "." if run.stage == "sft" else f"; stage {run.stage} is shown by its preferred answers."
+    why += f"; {_SHOWN[run.stage]}." if run.stage in _SHOWN else "."
     reader = config_readers()[run.framework]
     return RunSubject(subject, why, [*load_probes(model), *reader.first_rows(run, subject, rows)])

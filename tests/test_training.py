@@ -62,6 +62,10 @@ def test_keys_that_do_not_touch_the_data_are_passed_over(tmp_path: Path) -> None
     assert run_of(tmp_path, lora_rank="many", no_such_key=[1]).options == {}
 
 
+def test_the_seed_of_a_run_is_its_own(tmp_path: Path) -> None:
+    assert (run_of(tmp_path).seed, run_of(tmp_path, "seed=7").seed) == (42, 7)
+
+
 def test_dpo_reads_its_data_as_reward_models_do(tmp_path: Path) -> None:
     assert run_of(tmp_path, stage="dpo").stage == "rm"
 
@@ -80,6 +84,7 @@ def test_paths_are_looked_up_beside_the_config_too(tmp_path: Path) -> None:
         ({**MINIMAL, "mask_history": 1}, "`mask_history` must be bool"),
         ({**MINIMAL, "dataset": 3}, "`dataset` must be str or list or null"),
         ({**MINIMAL, "stage": "sftt"}, "`stage` must be one of"),
+        ({**MINIMAL, "split_special_tokens": True}, "`split_special_tokens` changes the tokenizer"),
         ({**MINIMAL, "stage": "pt", "mask_history": True}, "refuses `mask_history` in stage pt"),
         ({"base_model": "x"}, "is no training config"),
         ([1, 2], "must hold an object"),
@@ -145,6 +150,42 @@ def test_every_turn_of_a_row_belongs_to_its_message() -> None:
             if piece.origin.field == "content" and not piece.origin.derived:
                 assert piece.origin.message is not None
                 assert stream.text[piece.start : piece.end] in (row.messages[piece.origin.message].content or "")
+
+
+PAIRS = [
+    {"instruction": "a", "input": "", "chosen": "yes", "rejected": "a much longer no", "label": True},
+    {"instruction": "b", "input": "", "chosen": "yes", "rejected": "no", "label": False},
+]
+
+
+@pytest.mark.usefixtures("in_root")
+@pytest.mark.parametrize(
+    ("stage", "entry"),
+    [
+        ("dpo", {"ranking": True, "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}}),
+        ("kto", {"columns": {"prompt": "instruction", "response": "chosen", "kto_tag": "label"}}),
+    ],
+)
+def test_rows_with_two_answers_are_shown_by_one(tmp_path: Path, stage: str, entry: dict[str, Any]) -> None:
+    written(tmp_path, PAIRS, "pairs.json")
+    written(tmp_path, {"pairs": {"file_name": "pairs.json", **entry}}, "dataset_info.json")
+    run = read_training_run(SFT, [f"stage={stage}", "dataset=pairs", f"dataset_dir={tmp_path}"])
+    subject = run_subject(run, load_model(run.model))
+    rows = [c for c in subject.conversations if "#" in c.id]
+    streams = [stream for stream in subject.encoder.encode_batch(rows) if isinstance(stream, EncodedStream)]
+    trained = [[i for i, label in zip(s.input_ids, s.labels, strict=True) if label != -100] for s in streams]
+    assert len(trained) == 2
+    assert trained[0] == trained[1]  # both answers are `yes`
+    assert [stream.text.count("yes") for stream in streams] == [1, 1]
+
+
+@pytest.mark.usefixtures("in_root")
+def test_an_empty_data_set_is_said(tmp_path: Path) -> None:
+    written(tmp_path, [], "none.json")
+    written(tmp_path, {"none": {"file_name": "none.json"}}, "dataset_info.json")
+    run = read_training_run(SFT, ["dataset=none", f"dataset_dir={tmp_path}"])
+    with pytest.raises(TemplateAuditError, match="`none` has no rows"):
+        run_subject(run, load_model(run.model))
 
 
 @pytest.mark.usefixtures("in_root")

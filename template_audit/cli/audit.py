@@ -195,7 +195,9 @@ def _pretraining(
         raise UsageError("Stage pt is not run in another environment yet; leave `--python` out.")
     model = given.for_run(run).load_model()
     chosen = load_pretrain_encoder(spec, model, framework_source=given.framework_source, **options)
-    documents = chosen.open_documents(run.datasets, dataset_dir=run.dataset_dir, max_samples=run.max_samples)
+    documents = chosen.open_documents(
+        run.datasets, dataset_dir=run.dataset_dir, max_samples=run.max_samples, seed=run.seed
+    )
     why = f"{run.config} says `template: {'null' if run.template is None else run.template}`, stage pt."
     report = audit_pretraining(chosen, documents, why=why, config=config)
     return pretrain.print_report(report, output_format, output, verbose=verbose, quiet=quiet)

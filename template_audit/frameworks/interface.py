@@ -117,6 +117,7 @@ class TrainingRun:
     `stage` is ``sft``, ``pt`` or a preference stage in the framework's own words. `dataset_dir` is a
     folder, or the framework's own description of data sets. `batch_size` is the number of rows that
     the framework processes at a time, where its result depends on it.
+    `seed` is what rows are drawn with.
     """
 
     framework: str
@@ -130,6 +131,7 @@ class TrainingRun:
     datasets: tuple[str, ...] = ()
     dataset_dir: str | Mapping[str, Any] = "data"
     max_samples: int | None = None
+    seed: int = 42
     batch_size: int = 1000
     resizes_vocabulary: bool = False
 

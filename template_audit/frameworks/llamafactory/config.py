@@ -25,9 +25,12 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "dataset": (str, list, type(None)),
     "dataset_dir": (str, dict),
     "max_samples": (int, type(None)),
+    "seed": (int,),
     "preprocessing_batch_size": (int,),
     "resize_vocab": (bool,),
 }
+# Options of the model that change the tokenizer before the data is encoded (model/loader.py, model/patcher.py)
+_NOT_IMITATED = ("split_special_tokens", "add_tokens", "add_special_tokens", "new_special_tokens_config")
 # `stage: dpo` reads a preference data set with the processor of reward models (train/dpo/workflow.py)
 _DATA_STAGE = {"dpo": "rm"}
 
@@ -41,7 +44,8 @@ def training_run(config: Mapping[str, Any], path: Path) -> TrainingRun:
     """The run that `config` describes.
 
     Keys that do not touch the data are passed over. Raises UsageError, naming file and key, for a
-    value of the wrong type, an unknown stage, and options that the framework refuses together.
+    value of the wrong type, an unknown stage, options that the framework refuses together, and options
+    that change the tokenizer.
     """
     for key, types in _TYPES.items():
         if key in config:
@@ -52,6 +56,12 @@ def training_run(config: Mapping[str, Any], path: Path) -> TrainingRun:
     stage = config.get("stage", "sft")
     if stage not in STAGES:
         raise UsageError(f"{path}: `stage` must be one of {', '.join(STAGES)}, got {stage!r}.")
+    for key in _NOT_IMITATED:
+        if config.get(key):
+            raise UsageError(
+                f"{path}: `{key}` changes the tokenizer in a way that is not followed here, so the ids would be wrong; "
+                f"give `{key}=null` to audit the run without it."
+            )
     known = PRETRAIN_OPTIONS if stage == "pt" else OPTIONS
     options = {option.name: config[option.name] for option in known if option.name in config}
     if stage != "sft":
@@ -71,6 +81,7 @@ def training_run(config: Mapping[str, Any], path: Path) -> TrainingRun:
         if isinstance(config.get("dataset_dir"), dict)
         else _local(config.get("dataset_dir", "data"), path),
         max_samples=config.get("max_samples"),
+        seed=config.get("seed", 42),
         batch_size=config.get("preprocessing_batch_size", 1000),
         resizes_vocabulary=config.get("resize_vocab", False),
         config=path,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from template_audit.conversation import Conversation
@@ -19,7 +20,14 @@ from template_audit.frameworks.llamafactory.parsed_template import NULL, null_te
 from template_audit.frameworks.llamafactory.registry import Registry, Special, TemplateSpec, Token
 from template_audit.frameworks.llamafactory.run import example_of_foreign_row
 from template_audit.frameworks.llamafactory.saved_template import special_token
-from template_audit.frameworks.llamafactory.sft import Encoded, Mark, TokenId, TokenizedSide, encode_turns
+from template_audit.frameworks.llamafactory.sft import (
+    Encoded,
+    Mark,
+    TokenId,
+    TokenizedSide,
+    encode_answer,
+    encode_turns,
+)
 from template_audit.frameworks.llamafactory.special_tokens import fixed_tokenizer
 from template_audit.frameworks.llamafactory.streams import stream_of
 from template_audit.frameworks.llamafactory.template import Side, in_force, oneturn_of, turns_of
@@ -142,6 +150,8 @@ class LlamaFactoryEncoder:
     def encode_ids(self, examples: Sequence[Example | EncodingError]) -> list[Encoded | EncodingError]:
         """Exactly what the framework's processor returns for each example, oddities included.
 
+        Of a preference pair the chosen answer, of a KTO example its own, wanted or not.
+
         An id is None where a token look-up of the template finds nothing, and labels may be longer
         than ids (an ``efficient_eos`` template and an empty prompt).
         """
@@ -149,13 +159,18 @@ class LlamaFactoryEncoder:
         tokens = self._tokenize(planned)
         eos = special_token(Special("eos_token"), self.tokenizer) if self.template.efficient_eos else None
         out: list[Encoded | EncodingError] = []
-        for turns in planned:
+        for example, turns in zip(examples, planned, strict=True):
             if isinstance(turns, EncodingError):
                 out.append(turns)
                 continue
             try:
                 sides = [(self._side(source, tokens), self._side(target, tokens)) for source, target in turns]
-                out.append(encode_turns(sides, self.settings, eos, self.registry.behaviours))
+                assert isinstance(example, Example)
+                out.append(
+                    encode_answer(sides, self.settings.cutoff_len, eos)
+                    if example.paired
+                    else encode_turns(sides, self.settings, eos, self.registry.behaviours)
+                )
             except EncodingError as error:
                 out.append(error)
         return out
@@ -200,12 +215,16 @@ class LlamaFactoryEncoder:
     def _plan(self, example: Example | EncodingError) -> Turns | EncodingError:
         if isinstance(example, EncodingError):
             return example
-        if len(example.prompt) % 2 != 1 or len(example.response) != 1:
+        answers = len(example.response)
+        if len(example.prompt) % 2 != 1 or (answers < 2 if example.paired else answers != 1):
             return EncodingError(
                 "LLaMA-Factory drops this example (its log: “Dropped invalid example”): it needs an odd number of "
-                f"prompt messages and one answer, and has {len(example.prompt)} and {len(example.response)}.",
+                f"prompt messages and {'two answers' if example.paired else 'one answer'}, and has "
+                f"{len(example.prompt)} and {answers}.",
                 kind="example-dropped",
             )
+        if example.paired:
+            return self._plan_pair(example)
         discard = (
             self.settings.mask_history
             and not self.template.preserve_thinking
@@ -213,6 +232,18 @@ class LlamaFactoryEncoder:
         )
         try:
             return turns_of(self.template, example, self._release, discard)
+        except EncodingError as error:
+            return error
+        except Exception as error:
+            return self._stopped(error)
+
+    def _plan_pair(self, example: Example) -> Turns | EncodingError:
+        """The prompt with the answer that is shown, and what else has a say in where they are cut."""
+        answers = example.response[:2]
+        if example.stage == "kto":
+            answers = answers[:1] if answers[0].content else answers[1:]
+        try:
+            return [oneturn_of(self.template, replace(example, response=(one,)), self._release) for one in answers]
         except EncodingError as error:
             return error
         except Exception as error:

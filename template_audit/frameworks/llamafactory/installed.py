@@ -72,7 +72,11 @@ class InstalledEncoder:
         """Many conversations in one request; with `keep_errors` an EncodingError takes a stream's place."""
         examples = self.built_in.examples_of(conversations)
         ours = self.built_in.encode_examples(examples, keep_errors=True)
-        sent = [(i, plain(example)) for i, example in enumerate(examples) if not isinstance(example, EncodingError)]
+        sent = [
+            (i, {**plain(example), "_stage": example.stage})
+            for i, example in enumerate(examples)
+            if not isinstance(example, EncodingError)
+        ]
         replies = dict(zip((i for i, _ in sent), self.worker.encode([example for _, example in sent]), strict=True))
         out: list[EncodedStream | EncodingError] = []
         for i, (conversation, own) in enumerate(zip(conversations, ours, strict=True)):

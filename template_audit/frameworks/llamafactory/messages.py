@@ -54,7 +54,8 @@ class Example:
     """The row that the framework's converters make (``_prompt``, ``_response``, ``_system``, ``_tools``).
 
     `tools` is the JSON text of a list of tools, or empty. `system_message` is the index of the
-    message that `system` came from. `notes` say what the conversion lost.
+    message that `system` came from. `notes` say what the conversion lost. `stage` is the one whose
+    processor takes the row.
     """
 
     prompt: tuple[ExampleMessage, ...]
@@ -63,6 +64,12 @@ class Example:
     tools: str | None = ""
     system_message: int | None = None
     notes: tuple[str, ...] = ()
+    stage: str = "sft"
+
+    @property
+    def paired(self) -> bool:
+        """True when the stage takes two answers (`rm`, which is DPO's too, and `kto`)."""
+        return self.stage in ("rm", "kto")
 
 
 def example_of(conversation: Conversation, thought_words: tuple[str, str]) -> Example:

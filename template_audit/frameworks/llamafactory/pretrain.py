@@ -120,11 +120,14 @@ class LlamaFactoryPretrainEncoder:
         dataset_dir: str | Path | Mapping[str, Any] | None = None,
         column: str | None = None,
         max_samples: int | None = None,
+        seed: int = 42,
     ) -> RowDocuments:
         """See `PretrainEncoder.open_documents`."""
         from template_audit.frameworks.llamafactory.documents import open_documents
 
-        return open_documents(names, self._behaviours, dataset_dir=dataset_dir, column=column, max_samples=max_samples)
+        return open_documents(
+            names, self._behaviours, dataset_dir=dataset_dir, column=column, max_samples=max_samples, seed=seed
+        )
 
     def blocks(self, documents: Iterable[str], totals: Totals) -> Iterator[Block]:
         """See `PretrainEncoder.blocks`."""

@@ -1,8 +1,8 @@
 """The worker that runs inside an environment where LLaMA-Factory is installed. See docs/worker-protocol.md.
 
 It is run by another interpreter, so it imports nothing of template_audit and stays with what Python
-3.9 knows. It calls the framework's own classes: `get_template_and_fix_tokenizer` and the supervised
-processor (a class since 0.9.2, functions before).
+3.9 knows. It calls the framework's own classes: `get_template_and_fix_tokenizer` and the processor of
+the example's stage (a class since 0.9.2, a function before).
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ DEFAULTS: dict[str, Any] = {
     "enable_thinking": True,
     "preserve_thinking": False,
 }
+
+
+# The processors of stages with two answers; one example is there its own neighbour in the KL term of KTO.
+PROCESSORS = {"rm": "pairwise", "kto": "feedback"}
 
 
 class _AnyProcessor:
@@ -108,6 +112,7 @@ class Session:
 
     def encode(self, example: dict[str, Any]) -> dict[str, Any]:
         """Ids and labels of one aligned example, or what the framework did instead."""
+        stage = example.get("_stage", "sft")
         row = {
             "_prompt": [example["_prompt"]],
             "_response": [example["_response"]],
@@ -118,23 +123,25 @@ class Session:
             "_audios": [None],
         }
         try:
-            out = self._run(row)
+            out = self._run(row, PROCESSORS.get(stage, "supervised"))
         except Exception as error:
             return {"error": str(error), "type": type(error).__name__}
-        if not out.get("input_ids"):
+        prefix = "chosen_" if stage == "rm" else ""
+        ids, labels = out.get(prefix + "input_ids"), out.get(prefix + "labels")
+        if not ids or not labels:
             return {"dropped": True}
-        return {"input_ids": list(out["input_ids"][0]), "labels": list(out["labels"][0])}
+        return {"input_ids": list(ids[0]), "labels": list(labels[0])}
 
-    def _run(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _run(self, row: dict[str, Any], name: str) -> dict[str, Any]:
         try:
-            module = importlib.import_module("llamafactory.data.processor.supervised")
+            module = importlib.import_module("llamafactory.data.processor." + name)
         except ImportError:  # up to 0.9.1: functions
-            module = importlib.import_module("llamafactory.data.processors.supervised")
-            old: dict[str, Any] = module.preprocess_supervised_dataset(
+            module = importlib.import_module("llamafactory.data.processors." + name)
+            old: dict[str, Any] = getattr(module, f"preprocess_{name}_dataset")(
                 row, template=self.template, tokenizer=self.tokenizer, processor=self.processor, data_args=self.args
             )
             return old
-        processor = module.SupervisedDatasetProcessor(
+        processor = getattr(module, name.capitalize() + "DatasetProcessor")(
             template=self.template, tokenizer=self.tokenizer, processor=self.processor, data_args=self.args
         )
         new: dict[str, Any] = processor.preprocess_dataset(row)

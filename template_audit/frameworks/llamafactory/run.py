@@ -54,17 +54,17 @@ def first_rows(run: TrainingRun, behaviours: Behaviours, limit: int) -> list[Con
     """
     from numpy.random import RandomState
 
-    from template_audit.frameworks.llamafactory.documents import SEED
-
-    random = RandomState(SEED)
+    random = RandomState(run.seed)
     out: list[Conversation] = []
     for attributes in dataset_attributes(run.datasets, run.dataset_dir, behaviours):
         check_stage(attributes, cast(Stage, run.stage))
         folder = str(run.dataset_dir) if not isinstance(run.dataset_dir, Mapping) else "."
         files = local_files(attributes, folder)
         rows = sampled_rows(files, attributes.split, attributes.num_samples, run.max_samples, random)
-        rows = islice(rows, limit)
-        out += [_conversation(row, attributes, behaviours, run.stage, n) for n, row in enumerate(rows, 1)]
+        taken = list(islice(rows, limit))
+        if limit and not taken:
+            raise DataError(f"The data set `{attributes.name}` has no rows ({files[0]}); LLaMA-Factory stops there.")
+        out += [_conversation(row, attributes, behaviours, run.stage, n) for n, row in enumerate(taken, 1)]
     return out
 
 
@@ -78,7 +78,7 @@ def _conversation(
         neutral = formats()[attributes.formatting].read(_neutral_row(row, attributes), name)
     except DataError as error:
         if isinstance(prepared, Example):
-            prepared = EncodingError(f"{error} LLaMA-Factory takes the row as it is.")
+            prepared = EncodingError(f"{error} What LLaMA-Factory makes of such a row is not shown.")
         neutral = Conversation(())
     return replace(neutral, id=name, row={ROW_KEY: prepared})
 
@@ -94,7 +94,7 @@ def example_of_row(
     reason = drop_reason(converted, cast(Stage, stage))
     if reason is not None:
         return EncodingError(f"LLaMA-Factory drops {name}: {reason}.", kind="example-dropped")
-    return converted.example
+    return replace(converted.example, stage=stage)
 
 
 def example_of_foreign_row(

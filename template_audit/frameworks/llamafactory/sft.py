@@ -142,6 +142,27 @@ def encode_turns(
     return encoded
 
 
+def encode_answer(
+    turns: Sequence[tuple[TokenizedSide, TokenizedSide]], cutoff_len: int, eos: tuple[str, int] | None
+) -> Encoded:
+    """Ids and labels of the first of `turns`, each a whole prompt with one of the row's answers.
+
+    All are cut to the lengths that the longest answer leaves. `eos` as in `encode_turns`; it is part of the answer.
+    Source: data/processor/pairwise.py and feedback.py, ``_encode_data_example``.
+    """
+    source, target = turns[0]
+    added = eos is not None
+    longest = max(len(answer.ids) for _, answer in turns) + added
+    source_len, target_len = infer_seqlen(len(source.ids), longest, cutoff_len)
+    notes = _cut_notes(0, source, source_len, target, target_len, cutoff_len)
+    sides = [source.cut(source_len), target.cut(target_len)]
+    if eos is not None and target_len > len(target.ids):
+        sides.append(_eos_side(*eos))
+    answer = [token for side in sides[1:] for token in side.ids]
+    masked: list[TokenId] = [IGNORE] * source_len
+    return Encoded(sides[0].ids + answer, masked + answer, sides, notes)
+
+
 def _eos_side(text: str, token_id: int) -> TokenizedSide:
     return TokenizedSide([token_id], [(0, [(0, len(text))])], text, [(len(text), LITERAL)])
 

@@ -171,8 +171,10 @@ def _packing(path: Path, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _pairwise(path: Path, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
     encoder, rows, _ = _sft(path, case)
+    shown = _shown(encoder, rows, "rm")
     for pair in pairwise.encode_pairs(encoder, rows):
         if not _dropped(pair):
+            assert next(shown) == (pair.chosen_input_ids, pair.chosen_labels)
             yield {
                 name: getattr(pair, name)
                 for name in ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
@@ -181,11 +183,20 @@ def _pairwise(path: Path, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _feedback(path: Path, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
     encoder, rows, size = _sft(path, case)
+    shown = _shown(encoder, rows, "kto")
     for start in range(0, len(rows), size):
         for example in feedback.encode_feedback(encoder, rows[start : start + size]):
             if not _dropped(example):
+                assert next(shown) == (example.input_ids, example.labels)
                 names = ("input_ids", "labels", "kl_input_ids", "kl_labels")
                 yield {**{name: getattr(example, name) for name in names}, "kto_tags": example.kto_tag}
+
+
+def _shown(encoder: LlamaFactoryEncoder, rows: list[Example], stage: str) -> Iterator[tuple[Any, Any]]:
+    """What a report shows of the rows of a run of this stage."""
+    for result in encoder.encode_ids([replace(row, stage=stage) for row in rows]):
+        if not isinstance(result, EncodingError):
+            yield result.input_ids, result.labels
 
 
 def _unsupervised(path: Path, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
