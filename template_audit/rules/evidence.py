@@ -20,6 +20,8 @@ Span = tuple[int, int]
 """A half-open range of tokens."""
 
 BODY_FIELDS = ("content", "reasoning", "tool_call", "tool_result", "system")
+OWN_TEXT = ("content", "tool_result", "system")
+"""Three names for what a message says itself."""
 TEMPLATE_FIELDS = ("literal", "role", "other")
 """Fields whose text is the template's own doing; everything else is what somebody wrote."""
 
@@ -193,6 +195,15 @@ class Side:
         """True when the stream holds text of this field of the message."""
         return any(p.origin.message == message and p.origin.field == field for p in self.stream.pieces)
 
+    def written(self, message: int, fields: Collection[str]) -> str:
+        """The text of these fields of a message, wherever it stands."""
+        text = self.stream.text
+        return "".join(
+            text[p.start : p.end]
+            for p in self.stream.pieces
+            if p.origin.message == message and p.origin.field in fields
+        )
+
     def fields(self, span: Span) -> set[Origin]:
         """Origins of all characters of these tokens."""
         start, end = span
@@ -241,6 +252,7 @@ class Facts:
         self.control = control_tokens(case.model, case.subject_encoder)
         self.ref = Side(case.reference)
         self.sub = Side(case.subject)
+        self._cut: dict[int, bool] = {}
 
     @cached_property
     def answers(self) -> list[int]:
@@ -331,9 +343,18 @@ class Facts:
         """True when the length limit took text of this message, or the end marker behind it."""
         if not self.truncated:
             return False
-        ours, theirs = self.sub.body(message), self.ref.body(message)
-        if ours is None or theirs is None or len(self.sub.text(ours).strip()) < len(self.ref.text(theirs).strip()):
+        if message not in self._cut:
+            self._cut[message] = self._lost_text(message)
+        return self._cut[message]
+
+    def _lost_text(self, message: int) -> bool:
+        if self.sub.body(message) is None or self.ref.body(message) is None:
             return True
+        last = message == max(self.sub.messages())
+        for fields in (OWN_TEXT, ("reasoning",), BODY_FIELDS):
+            ours, theirs = (len(side.written(message, fields).strip()) for side in (self.sub, self.ref))
+            if ours < theirs and (ours or last):
+                return True
         return self.sub.after(message)[0] == len(self.sub.stream)
 
     def significant(self, side: Side, span: Span) -> int | None:

@@ -61,6 +61,8 @@ class _Owners:
             return "generation-prompt-drift"
         if hunk.kind == "whitespace":
             return "whitespace-drift"
+        if self.system_text(ref, sub):
+            return "system-prompt-drift"
         if self.near_tools(ref, sub):
             return "tool-layout-drift"
         return self.in_opening(ref, sub) or "token-drift"
@@ -134,6 +136,11 @@ class _Owners:
         replaced = ref[0] < ref[1] and sub[0] < sub[1]
         header = both and same and (replaced or any(token in facts.control for token in ids))
         return "token-drift" if header else "system-prompt-drift"
+
+    def system_text(self, ref: Span, sub: Span) -> bool:
+        """True where both sides write a system prompt and nothing else."""
+        fields = {origin.field for origin in self.facts.ref.fields(ref) | self.facts.sub.fields(sub)}
+        return bool(fields) and fields <= set(SYSTEM_FIELDS)
 
     def near_tools(self, ref: Span, sub: Span) -> bool:
         """True in or beside tool definitions, calls and results."""

@@ -69,8 +69,8 @@ def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
     header = facts.ref.before(message) if facts.ref.body(message) is not None else (shared, shared)
     if shown_ids[: header[0]] == facts.case.reference.input_ids[: header[0]]:
         theirs, ours = shown_ids[header[0] :], ids[zone:first]
-        if theirs == ours:
-            return None  # the same tokens: markers that swallow the whitespace behind them
+        if ids[zone : zone + len(theirs)] == theirs and first <= zone + len(theirs):
+            return None  # the same tokens, trained or not; and markers that swallow the whitespace behind them
         same = common(theirs, ours)
         at, there = zone + same, _item(theirs, same)
     else:
@@ -206,6 +206,7 @@ def system_prompt_drift(case: Case) -> Iterator[Hit]:
     facts = case.facts
     hunks = list(facts.owned("system-prompt-drift"))
     if not hunks:
+        yield from _system_message_lost(facts)
         return
     ref = _without_bos(case.reference, (hunks[0].ref_start, hunks[-1].ref_end), facts.control.bos)
     sub = _without_bos(case.subject, (hunks[0].sub_start, hunks[-1].sub_end), facts.control.bos)
@@ -226,6 +227,17 @@ def system_prompt_drift(case: Case) -> Iterator[Hit]:
             "changed",
         )
     yield Hit(message, key=key, turn=0 if facts.first_message else None, reference=ref, subject=sub)
+
+
+def _system_message_lost(facts: Facts) -> Iterator[Hit]:
+    """The system message that one side leaves out, where another rule answers for the place (a foreign marker)."""
+    text = (facts.case.conversation.system or "").strip()
+    there, here = facts.ref.body(0), facts.sub.body(0)
+    if not text or (there is None) == (here is None) or facts.truncated:
+        return
+    who = "the chat template leaves it out" if there is None else "training leaves it out"
+    key = "injected" if there is None else "dropped"
+    yield Hit(f"The system message {show(text)}: {who}.", key=key, turn=0, reference=there, subject=here)
 
 
 def _without_bos(stream: EncodedStream, span: Span, bos: int | None) -> Span:

@@ -60,3 +60,33 @@ def test_tags_that_leave_out_the_end_marker() -> None:
 
 def test_tags_around_the_user_s_turns() -> None:
     assert tagged("turn.role == 'assistant'", "turn.role == 'user'") == {"generation-mask-wrong"}
+
+
+def test_a_trained_prompt_is_not_another_prompt() -> None:
+    options = {"train_on_prompt": True}
+    report = audit(loaded("llama3-like"), subject="llamafactory:llama3", options=options)
+    found = heard(report)
+    assert "system-prompt-drift" in found
+    assert "all-tokens-trained" in found
+    assert "generation-prompt-drift" not in found
+
+
+def test_a_system_prompt_is_no_tool_definition() -> None:
+    report = audit(
+        loaded("qwen25-like"),
+        subject="llamafactory:qwen",
+        options={"default_system": "Be X."},
+        conversations=[probe("tool-call")],
+    )
+    assert "system-prompt-drift" in heard(report)
+    assert "tool-layout-drift" not in heard(report)
+
+
+def test_an_answer_cut_behind_its_reasoning() -> None:
+    model, talk = loaded("qwen3-like"), probe("reasoning-history")
+    whole = load_encoder("llamafactory:qwen3", model).encode(talk)
+    end = next(i for i in range(len(whole)) if "</think>" in whole.token_text(i))
+    report = audit(model, subject="llamafactory:qwen3", options={"cutoff_len": end + 2}, conversations=[talk])
+    found = set(heard(report))
+    assert "truncated-supervision" in found
+    assert not found & {"field-dropped", "wrong-turn-end", "missing-turn-end"}
