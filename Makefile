@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-matrix lint fixtures bench clean
+.PHONY: demo test test-matrix lint fixtures detection bench clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ lint: $(STAMP)
 
 fixtures: $(STAMP)
 	$(BIN)/python scripts/make_fixtures.py
+
+# What the rules find in the incidents, and whether they accuse anyone who agrees.
+detection: $(STAMP)
+	$(BIN)/python scripts/detection.py --write
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/cold_start.py

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from template_audit.rules.evidence import count, show
 from template_audit.rules.interface import Case, Hit, refusal_rule, rule
 
-_PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.]*\s*\}\}")
+# LLaMA-Factory's identity data had <NAME> and <AUTHOR> before it had {{name}} and {{author}}.
+_PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.]*\s*\}\}|<(?:NAME|AUTHOR)>")
 
 
 @rule(

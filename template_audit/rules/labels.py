@@ -226,6 +226,9 @@ def reasoning_partly_trained(case: Case) -> Iterator[Hit]:
     facts = case.facts
     for message in facts.answers:
         indices = [i for i, o in enumerate(facts.sub.origins) if o.message == message and o.field == "reasoning"]
+        if not indices:
+            continue
+        indices += _closing(facts, indices[-1] + 1, message)
         trained = sum(facts.sub.is_trained(i) for i in indices)
         if 0 < trained < len(indices):
             first = next(i for i in indices if not facts.sub.is_trained(i))
@@ -236,6 +239,16 @@ def reasoning_partly_trained(case: Case) -> Iterator[Hit]:
                 turn=message,
                 subject=(indices[0], indices[-1] + 1),
             )
+
+
+def _closing(facts: Facts, start: int, message: int) -> range:
+    """The tokens of the marker that ends a thought, right behind it; the one that begins it may be the prompt's."""
+    text, at = facts.case.subject.text, facts.sub.char(start)
+    marker = THOUGHT.match(text, at + len(text[at:]) - len(text[at:].lstrip()))
+    if marker is None:
+        return range(0)
+    first, last = facts.sub.tokens(*marker.span())
+    return range(max(first, start), last)
 
 
 @rule(
