@@ -221,6 +221,16 @@ CASES: dict[str, tuple[Pair, Pair]] = {
         Pair(TWO, TWO.replace("«{1:hello}<|im_end|>»", "{1:hello}<|im_end|>")),
         Pair(TWO),
     ),
+    "answer-partly-trained": (
+        Pair(
+            USER + HEAD + "«{1:hello there}<|im_end|>»",
+            USER + HEAD + "«{1:hello» there«}<|im_end|>»",
+        ),
+        Pair(  # the reference masks the same part: a thought that its generation prompt begins
+            USER + HEAD + "{1:hello« there}<|im_end|>»",
+            USER + HEAD + "{1:hello« there}<|im_end|>»",
+        ),
+    ),
     "reasoning-partly-trained": (
         Pair(
             USER + HEAD + "«<think>{1.reasoning:first second}</think>{1:hello}<|im_end|>»",
