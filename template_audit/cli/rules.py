@@ -44,6 +44,8 @@ def _as_dict(rule: Rule) -> dict[str, Any]:
         "what": rule.what,
         "why": rule.why,
         "advice": rule.advice,
+        "example": rule.example,
+        "incidents": list(rule.incidents),
     }
 
 
@@ -63,8 +65,20 @@ def _list(screen: Screen, rules: list[Rule]) -> None:
 
 
 def _explain(screen: Screen, rule: Rule) -> None:
+    from template_audit.rules.pages import incident_url, notation
+
     screen.line((rule.name, "strong"), "  ", (rule.severity, rule.severity), (f"  {rule.group}", "quiet"))
     for title, body in (("What it finds", rule.what), ("Why it matters", rule.why), ("What to do", rule.advice)):
         screen.line()
         screen.line("  ", (title, "strong"))
         screen.paragraph("  ", body, indent=2)
+        if title == "Why it matters" and rule.example:
+            screen.line()
+            screen.line("  ", ("Example", "strong"), (f"  {screen.prose(notation(rule))}", "quiet"))
+            for row in rule.example.splitlines():
+                screen.line("  ", screen.prose(row))
+    if rule.incidents:
+        screen.line()
+        screen.line("  ", ("Known incidents", "strong"))
+        for incident in rule.incidents:
+            screen.line("  ", incident_url(incident))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Literal
 
 from template_audit.conversation import Conversation
 from template_audit.findings import Severity
@@ -75,7 +76,10 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A catalogue entry with its check. The texts are what `rules NAME` and the docs print."""
+    """A catalogue entry with its check. The texts are what `rules NAME` and docs/rules print.
+
+    `example` and `incidents` stand in pages.toml beside this file.
+    """
 
     name: str
     severity: Severity
@@ -85,6 +89,24 @@ class Rule:
     why: str
     advice: str
     check: Callable[..., Iterator[Hit] | Iterable[Hit]] = field(repr=False)
+
+    @property
+    def example(self) -> str:
+        """A minimal example with the tokens of real models: a few lines, to be shown as they are."""
+        return str(_pages().get(self.name, {}).get("example", "")).strip("\n")
+
+    @property
+    def incidents(self) -> tuple[str, ...]:
+        """Public issues in which it happened, as ``owner/repository#number``; empty when none is known."""
+        return tuple(_pages().get(self.name, {}).get("incidents", ()))
+
+
+@cache
+def _pages() -> dict[str, Any]:
+    """The examples and incidents of all rules, read when the first is asked for."""
+    import tomllib
+
+    return tomllib.loads(files(__package__).joinpath("pages.toml").read_text(encoding="utf-8"))
 
 
 _REGISTRY: dict[str, Rule] = {}
