@@ -84,6 +84,8 @@ def test_paths_are_looked_up_beside_the_config_too(tmp_path: Path) -> None:
         ({**MINIMAL, "mask_history": 1}, "`mask_history` must be bool"),
         ({**MINIMAL, "dataset": 3}, "`dataset` must be str or list or null"),
         ({**MINIMAL, "stage": "sftt"}, "`stage` must be one of"),
+        ({**MINIMAL, "max_samples": -1}, "`max_samples` must be at least 1"),
+        ({**MINIMAL, "seed": -1}, "`seed` must be at least 0"),
         ({**MINIMAL, "split_special_tokens": True}, "`split_special_tokens` changes the tokenizer"),
         ({**MINIMAL, "stage": "pt", "mask_history": True}, "refuses `mask_history` in stage pt"),
         ({"base_model": "x"}, "is no training config"),
@@ -177,6 +179,26 @@ def test_rows_with_two_answers_are_shown_by_one(tmp_path: Path, stage: str, entr
     assert len(trained) == 2
     assert trained[0] == trained[1]  # both answers are `yes`
     assert [stream.text.count("yes") for stream in streams] == [1, 1]
+
+
+@pytest.mark.usefixtures("in_root")
+@pytest.mark.parametrize("messages", [None, "text", [1, 2], [{"from": ["x"], "value": "a"}, {"from": "gpt"}]])
+def test_a_row_of_another_shape_is_an_error_of_its_own(tmp_path: Path, messages: Any) -> None:
+    written(tmp_path, [{"conversations": messages}], "odd.json")
+    written(tmp_path, {"odd": {"file_name": "odd.json", "formatting": "sharegpt"}}, "dataset_info.json")
+    run = read_training_run(SFT, ["dataset=odd", f"dataset_dir={tmp_path}"])
+    subject = run_subject(run, load_model(run.model))
+    (row,) = [c for c in subject.conversations if "#" in c.id]
+    assert isinstance(subject.encoder.encode_batch([row], keep_errors=True)[0], EncodingError)
+
+
+@pytest.mark.usefixtures("in_root")
+def test_a_file_nested_too_deeply_is_said(tmp_path: Path) -> None:
+    written(tmp_path, "[" * 100_000, "deep.json")
+    written(tmp_path, {"deep": {"file_name": "deep.json"}}, "dataset_info.json")
+    run = read_training_run(SFT, ["dataset=deep", f"dataset_dir={tmp_path}"])
+    with pytest.raises(TemplateAuditError, match="not valid JSON"):
+        run_subject(run, load_model(run.model))
 
 
 @pytest.mark.usefixtures("in_root")

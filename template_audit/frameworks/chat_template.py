@@ -176,8 +176,10 @@ class ChatTemplateFramework:
         return {}
 
     def load(self, request: EncoderRequest) -> ChatTemplateEncoder:
-        """Raises UsageError for a version, or a template that the model does not have."""
+        """Raises UsageError for a version, an interpreter, or a template that the model does not have."""
         model, template = request.model, request.template
+        if request.python is not None:
+            raise UsageError("The chat template is not run by `--python`; leave it out.")
         if request.version is not None:
             raise UsageError("The chat template has no versions; write chat-template or chat-template:NAME.")
         if template is not None and template not in model.chat_templates:

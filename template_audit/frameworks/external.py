@@ -75,7 +75,13 @@ class Worker:
             tail = next((text for text in reversed(self._stderr) if text.strip()), "no message")
             kind = UsageError if usage else TemplateAuditError
             raise kind(f"--python {self.python}: the worker ended without an answer ({tail}).")
-        reply: dict[str, Any] = json.loads(line)
+        try:
+            reply: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise UsageError(
+                f"--python {self.python}: it answers {line.strip()!r:.80} instead of running the worker; "
+                "give the path of an environment's bin/python."
+            ) from None
         if "error" in reply:
             kind = UsageError if usage or reply.get("type") == "NotInstalled" else TemplateAuditError
             raise kind(f"--python {self.python}: {reply['error']}")

@@ -56,6 +56,9 @@ def training_run(config: Mapping[str, Any], path: Path) -> TrainingRun:
     stage = config.get("stage", "sft")
     if stage not in STAGES:
         raise UsageError(f"{path}: `stage` must be one of {', '.join(STAGES)}, got {stage!r}.")
+    for key, least in (("max_samples", 1), ("seed", 0)):
+        if (config.get(key) or least) < least:
+            raise UsageError(f"{path}: `{key}` must be at least {least}, got {config[key]}.")
     for key in _NOT_IMITATED:
         if config.get(key):
             raise UsageError(

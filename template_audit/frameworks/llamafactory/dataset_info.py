@@ -90,7 +90,7 @@ def read_dataset_info(dataset_dir: str | Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"Cannot open {path}: {error.strerror}; is `dataset_dir` right?") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(data, dict):
         raise DataError(f"{path} must hold an object that maps data set names to entries.")

@@ -143,7 +143,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: not valid JSON ({error}).") from None
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}: expected an object, got {type(row).__name__}.")
@@ -153,7 +153,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _array_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}.") from None
     for index, row in enumerate(data):
         if isinstance(row, str):  # a list of strings is a data set with one column, `text`

@@ -129,14 +129,18 @@ def _neutral_row(row: Mapping[str, Any], attributes: DatasetAttributes) -> dict[
     openai = attributes.formatting == "openai"
     tags = _OPENAI_ROLES if openai else _SHAREGPT_ROLES
     roles = {getattr(attributes, tag): role for tag, role in tags.items() if getattr(attributes, tag)}
-    messages = list(row.get(attributes.messages or "") or []) + ([answer] if answer else [])
+    given = row.get(attributes.messages or "")
+    messages = [*(given if isinstance(given, list) else []), *([answer] if answer else [])]
     role_key, content_key = ("role", "content") if openai else ("from", "value")
     neutral = []
     for message in messages:
+        if not isinstance(message, dict):
+            raise DataError(f"A message must be an object, got {type(message).__name__}.")
         sender, content = message.get(attributes.role_tag or ""), message.get(attributes.content_tag or "")
         read = (attributes.role_tag, attributes.content_tag)
         rest = {key: value for key, value in message.items() if key not in read}
-        neutral.append({**rest, role_key: roles.get(sender, sender), content_key: content})
+        role = roles.get(sender, sender) if isinstance(sender, str) else sender
+        neutral.append({**rest, role_key: role, content_key: content})
     if openai and common.get("system") and (not neutral or neutral[0][role_key] != "system"):
         neutral.insert(0, {"role": "system", "content": common["system"]})
     return {**common, "messages" if openai else "conversations": neutral}
