@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import detection  # noqa: E402
 
 INCIDENTS = detection.incidents()
+ABOUT_THE_MODEL = {"missing-generation-tags", "pad-equals-eos", "eos-mismatch", "nondeterministic-template"}
+"""Rules that look at the model's files; their findings stay when the trainer makes no mistake."""
 
 
 @cache
@@ -72,14 +75,19 @@ def test_the_page_has_these_numbers() -> None:
     assert without_versions(page) == without_versions(again), "run `make detection`"
 
 
-def test_an_incident_with_the_fault_taken_out_is_clean() -> None:
-    """What is caught is the fault, not the way in which it is rebuilt."""
-    incident = next(i for i in INCIDENTS if (i.framework, i.id) == ("trl", "double-bos"))
-    model = detection.model_of(incident.model)
-    subject = detection.encoder_of({"described": {}}, model, incident.model["fixture"])
-    conversation = detection.conversation_of(incident.conversation, model)
-    report = detection.audit(model, subject=subject, conversations=[conversation])
-    assert [finding.rule for finding in report.findings if finding.severity != "info"] == []
+def test_what_is_caught_is_the_fault() -> None:
+    """The same case with the trainer's mistakes taken out: what had to be found is not found."""
+    cleared = 0
+    for incident in INCIDENTS:
+        described = incident.subject.get("described", {})
+        if not described.get("faults"):
+            continue
+        subject = {"described": {**described, "faults": []}}
+        found = detection.run(replace(incident, subject=subject))
+        still = [wanted["rule"] for wanted in incident.expected if wanted not in found.missed]
+        assert set(still) <= ABOUT_THE_MODEL, incident.id
+        cleared += 1
+    assert cleared >= 30
 
 
 @pytest.mark.parametrize(
