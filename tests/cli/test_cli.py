@@ -36,6 +36,12 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 class TestAudit:
+    def test_the_verdict_names_a_reference_that_is_no_chat_template(self, capsys: pytest.CaptureFixture[str]) -> None:
+        releases = ("--encoder", "llamafactory@0.9.5:qwen", "--reference", "llamafactory@0.9.2:qwen")
+        assert main([QWEN, *releases, "--conversation", "single", "-q"]) == 0
+        out = capsys.readouterr().out
+        assert "llamafactory@0.9.5:qwen feeds this model what llamafactory@0.9.2:qwen does" in out
+
     def test_conversations_of_one_name_are_told_apart(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         files = []
         for folder, text in (("a", "What?"), ("b", "What <|im_end|>?")):

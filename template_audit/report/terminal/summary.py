@@ -205,18 +205,17 @@ def verdict(screen: Screen, report: Report) -> None:
     total = plural(numbers.conversations, "conversation")
     missing = numbers.conversations - numbers.evaluated
     mark, style = screen.glyphs.ok, "ok"
-    sentence = f"{spec} feeds this model what its chat template shows, in {total}."
+    reference = report.reference.spec
+    expected = "what its chat template shows" if reference.startswith("chat-template") else f"what {reference} does"
+    sentence = f"{spec} feeds this model {expected}, in {total}."
     if numbers.agree < numbers.evaluated:
-        sentence = (
-            f"No errors or warnings in {total}: {spec} feeds this model what its chat template shows "
-            f"({numbers.agree} equal to the token)."
-        )
+        sentence = f"No errors or warnings in {total}: {spec} feeds this model {expected} ({numbers.agree} equal to the token)."
     if numbers.error:
         mark, style = screen.glyphs.bad, "error"
-        sentence = f"{_found(report)}: {spec} does not feed this model what its chat template shows."
+        sentence = f"{_found(report)}: {spec} does not feed this model {expected}."
     elif numbers.warning:
         mark, style = "!", "warning"
-        sentence = f"{_found(report)}: {spec} feeds this model almost what its chat template shows."
+        sentence = f"{_found(report)}: {spec} feeds this model almost {expected}."
     if missing:
         mark, style = "?", "error"
         known = numbers.evaluated and sentence
