@@ -135,21 +135,20 @@ class Config:
         `conversations` are the names of all that were audited and `scopes` those of the rules that
         were applied: an ignore is unused only where it could have taken something.
         """
-        names, applied, rules = list(conversations), set(scopes), all_rules()
+        found, names, applied, rules = list(findings), list(conversations), set(scopes), all_rules()
         ignores = [ignore for ignore in self.ignores if ignore.concerns(model, encoder)]
         kept: list[Finding] = []
         suppressed: list[Suppressed] = []
-        for finding in findings:
+        for finding in found:
             taken = next((ignore for ignore in ignores if ignore.takes(finding)), None)
             if taken is None:
                 kept.append(finding)
             else:
                 suppressed.append(Suppressed(finding, taken))
-        took = {id(one.ignore) for one in suppressed}
         unused = [
             ignore
             for ignore in ignores
-            if id(ignore) not in took
+            if not any(ignore.takes(finding) for finding in found)
             and rules[ignore.rule].scope in applied
             and (ignore.probe is None or any(_fits(ignore.probe, name) for name in names))
         ]

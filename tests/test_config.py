@@ -262,6 +262,13 @@ def test_an_ignore_that_took_nothing_is_said() -> None:
     ]
 
 
+def test_entries_that_overlap_are_all_of_use() -> None:
+    config = Config(ignores=(*ignoring().ignores, *ignoring(probe="one").ignores))
+    report = drifting(config)
+    assert (where(report), report.unused_ignores) == ([], ())
+    assert {one.ignore.probe for one in report.suppressed} == {None}
+
+
 # --- the command line -------------------------------------------------------------------------------
 
 AUDIT = [EXAONE, "--encoder", "llamafactory:llama3", "--conversation", "single"]
