@@ -40,7 +40,7 @@ class TestAudit:
         releases = ("--encoder", "llamafactory@0.9.5:qwen", "--reference", "llamafactory@0.9.2:qwen")
         assert main([QWEN, *releases, "--conversation", "single", "-q"]) == 0
         out = capsys.readouterr().out
-        assert "llamafactory@0.9.5:qwen feeds this model what llamafactory@0.9.2:qwen does" in out
+        assert "llamafactory@0.9.5:qwen feeds this model almost what llamafactory@0.9.2:qwen does" in out
 
     def test_conversations_of_one_name_are_told_apart(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         files = []

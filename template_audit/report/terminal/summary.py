@@ -209,7 +209,8 @@ def verdict(screen: Screen, report: Report) -> None:
     expected = "what its chat template shows" if reference.startswith("chat-template") else f"what {reference} does"
     sentence = f"{spec} feeds this model {expected}, in {total}."
     if numbers.agree < numbers.evaluated:
-        sentence = f"No errors or warnings in {total}: {spec} feeds this model {expected} ({numbers.agree} equal to the token)."
+        equal = f"({numbers.agree} equal to the token)"
+        sentence = f"No errors or warnings in {total}: {spec} feeds this model {expected} {equal}."
     if numbers.error:
         mark, style = screen.glyphs.bad, "error"
         sentence = f"{_found(report)}: {spec} does not feed this model {expected}."
