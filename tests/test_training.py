@@ -232,3 +232,15 @@ def test_a_run_that_cannot_start_says_why(override: str, sentence: str) -> None:
     with pytest.raises(TemplateAuditError, match=None) as caught:
         run_subject(run, load_model(run.model))
     assert sentence in str(caught.value)
+
+
+@pytest.mark.usefixtures("in_root")
+@pytest.mark.parametrize("neat", [False, True])
+def test_packing_is_told(neat: bool) -> None:
+    """Arithmetic: 14 rows, one of which breaks the alternation; each sequence has cutoff_len tokens."""
+    key = "neat_packing" if neat else "packing"
+    run = read_training_run(SFT, [f"{key}=true"])
+    why = run_subject(run, load_model(run.model), rows=0).why
+    assert "sequences of 1,024 tokens of the first 14 rows" in why
+    assert "drops 1 rows" in why
+    assert ("keeps the examples of a sequence apart" in why) is neat

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 @click.command("match")
 @click.option("--encoder", metavar="SPEC", default="llamafactory", show_default=True, help="framework[@version].")
 @click.option("--top", metavar="N", type=click.IntRange(min=1), default=10, show_default=True, help="How many to list.")
+@click.option("--framework-source", metavar="PATH", help="Read the framework's templates from this copy of its source.")
 @format_option
 @model_inputs
-def COMMAND(given: Inputs, encoder: str, top: int, output_format: str) -> int:
+def COMMAND(given: Inputs, encoder: str, top: int, framework_source: str | None, output_format: str) -> int:
     """Rank the templates of a framework by how well they fit MODEL's chat template.
 
     The list is in order of likeness over a few plain conversations. It says nothing about tools or
@@ -36,7 +37,7 @@ def COMMAND(given: Inputs, encoder: str, top: int, output_format: str) -> int:
 
     from template_audit.matching import best_match
 
-    matches = best_match(model, spec.framework, version=spec.version, top=top)[:top]
+    matches = best_match(model, spec.framework, version=spec.version, framework_source=framework_source, top=top)[:top]
     if output_format == "json":
         json_to_stdout({"model": model.id, "matches": [_as_dict(match) for match in matches]})
     else:

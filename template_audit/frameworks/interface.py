@@ -152,6 +152,10 @@ class ConfigReader(Protocol):
         """The first rows of every data set of the run, as the framework's own converter reads them."""
         ...
 
+    def run_remarks(self, run: TrainingRun, encoder: Encoder) -> list[str]:
+        """What the report should say of the run beside its conversations, such as what packing makes of them."""
+        ...
+
 
 @runtime_checkable
 class SourceReader(Protocol):

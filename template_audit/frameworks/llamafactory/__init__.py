@@ -101,6 +101,15 @@ class LlamaFactory:
         registry: Registry = encoder.registry  # type: ignore[attr-defined]  # only this framework's encoders come here
         return first_rows(run, registry.behaviours, limit)
 
+    def run_remarks(self, run: TrainingRun, encoder: Encoder) -> list[str]:
+        """What packing makes of the run's examples, where it packs."""
+        from template_audit.frameworks.llamafactory.installed import InstalledEncoder
+        from template_audit.frameworks.llamafactory.run import packing_remark
+
+        built_in: Any = encoder.built_in if isinstance(encoder, InstalledEncoder) else encoder
+        remark = packing_remark(run, built_in)
+        return [] if remark is None else [remark]
+
     def load(self, request: EncoderRequest) -> Encoder:
         """Build the encoder. Raises UsageError for an unknown release, template or option value.
 

@@ -37,7 +37,6 @@ class InstalledEncoder:
         """Raises TemplateAuditError when the package refuses the model, the template or the options."""
         self.built_in, self.worker = built_in, worker
         self.model = built_in.model
-        self.registry = built_in.registry
         self.spec = built_in.spec
         self.options: Mapping[str, Any] = built_in.options
         self.effects = built_in.effects

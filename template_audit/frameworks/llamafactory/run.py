@@ -5,10 +5,10 @@ Source: LLaMA-Factory 0.9.5, data/loader.py (``_get_merged_dataset``, ``_load_si
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from template_audit.conversation import Conversation
 from template_audit.datasets import formats
@@ -19,6 +19,9 @@ from template_audit.frameworks.llamafactory.converters import Stage, check_stage
 from template_audit.frameworks.llamafactory.dataset_info import DatasetAttributes, dataset_attributes, local_files
 from template_audit.frameworks.llamafactory.messages import ROW_KEY, Example
 from template_audit.frameworks.llamafactory.rows import arrow_rows, sampled_rows
+
+if TYPE_CHECKING:
+    from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 
 _SHAREGPT_ROLES = {
     "user_tag": "human",
@@ -52,20 +55,57 @@ def first_rows(run: TrainingRun, behaviours: Behaviours, limit: int) -> list[Con
     Raises UsageError or DataError for a data set that is unknown, not local, unreadable or of
     another stage.
     """
+    out: list[Conversation] = []
+    for attributes, rows in _data_sets(run, behaviours):
+        taken = list(islice(rows, limit))
+        if limit and not taken:
+            raise DataError(f"The data set `{attributes.name}` has no rows; LLaMA-Factory stops there.")
+        out += [_conversation(row, attributes, behaviours, run.stage, n) for n, row in enumerate(taken, 1)]
+    return out
+
+
+def _data_sets(run: TrainingRun, behaviours: Behaviours) -> Iterator[tuple[DatasetAttributes, Iterator[dict[str, Any]]]]:
+    """Every data set of the run with the rows that it takes of it."""
     from numpy.random import RandomState
 
     random = RandomState(run.seed)
-    out: list[Conversation] = []
     for attributes in dataset_attributes(run.datasets, run.dataset_dir, behaviours):
         check_stage(attributes, cast(Stage, run.stage))
         folder = str(run.dataset_dir) if not isinstance(run.dataset_dir, Mapping) else "."
         files = local_files(attributes, folder)
-        rows = sampled_rows(files, attributes.split, attributes.num_samples, run.max_samples, random)
-        taken = list(islice(rows, limit))
-        if limit and not taken:
-            raise DataError(f"The data set `{attributes.name}` has no rows ({files[0]}); LLaMA-Factory stops there.")
-        out += [_conversation(row, attributes, behaviours, run.stage, n) for n, row in enumerate(taken, 1)]
-    return out
+        yield attributes, sampled_rows(files, attributes.split, attributes.num_samples, run.max_samples, random)
+
+
+def packing_remark(run: TrainingRun, encoder: LlamaFactoryEncoder) -> str | None:
+    """What packing makes of the run's first map batch, in one or two sentences; None without packing.
+
+    Exact for one worker (``preprocessing_num_workers``), which is the framework's default.
+    """
+    from template_audit.frameworks.llamafactory.packing import DroppedExample, pack
+
+    if run.stage != "sft" or not encoder.settings.packing or not run.datasets:
+        return None
+    behaviours = encoder.registry.behaviours
+    examples = [
+        convert(row, attributes, behaviours, attributes.name).example
+        for attributes, rows in _data_sets(run, behaviours)
+        for row in islice(rows, run.batch_size)
+    ][: run.batch_size]
+    packed = list(pack(encoder, examples, batch_size=run.batch_size))
+    sequences = [item for item in packed if not isinstance(item, DroppedExample)]
+    dropped = len(packed) - len(sequences)
+    tokens = sum(len(sequence.input_ids) for sequence in sequences)
+    padding = sum(sequence.padding for sequence in sequences)
+    apart = (
+        "neat_packing keeps the examples of a sequence apart"
+        if encoder.settings.neat_packing
+        else "without neat_packing the examples of a sequence attend to each other"
+    )
+    length = len(sequences[0].input_ids) if sequences else 0
+    return (
+        f"Packing makes {len(sequences):,} sequences of {length:,} tokens of the first {len(examples):,} rows, "
+        f"{padding / max(tokens, 1):.1%} of it padding, and drops {dropped:,} rows; {apart}."
+    )
 
 
 def _conversation(
