@@ -28,8 +28,9 @@ MODELS = [*LOCAL, *(pytest.param(name, marks=pytest.mark.shared) for name in REA
 
 
 def texts() -> list[str]:
-    """All texts of the recorded conversations, and some that added tokens treat in their own way."""
-    out = [text for c in conversations().values() for m in c.messages for text in (m.content, m.reasoning) if text]
+    """The shorter texts of the recorded conversations, and some that added tokens treat in their own way."""
+    every = [text for c in conversations().values() for m in c.messages for text in (m.content, m.reasoning) if text]
+    out = [text for text in every if len(text) < 300]
     return [
         *out,
         " <|eot_id|> ",

@@ -116,7 +116,7 @@ def replay(name: str, file: str, few: int) -> None:
 
 @pytest.mark.parametrize("name", FIXTURE_MODELS)
 def test_fixture_models(name: str) -> None:
-    replay(name, "vectors_fixtures.json", few=2)
+    replay(name, "vectors_fixtures.json", few=1)
 
 
 @pytest.mark.shared
