@@ -101,7 +101,19 @@ class _Owners:
             if message not in facts.missing_in_subject | facts.missing_in_reference:
                 return "field-dropped"
         thoughts = (THOUGHT.search(facts.ref.text(ref)) is not None, THOUGHT.search(facts.sub.text(sub)) is not None)
+        if thoughts == (True, False) and self.half_a_thought(ref):
+            return ""
         return {(True, False): "thinking-stripped", (False, True): "thinking-injected"}.get(thoughts, "")
+
+    def half_a_thought(self, ref: Span) -> bool:
+        """True when these tokens open a thought or close one, and the subject writes a thought in that turn, too."""
+        facts = self.facts
+        words = THOUGHT.findall(facts.ref.text(ref))
+        if 2 * sum("/" in word or "END_" in word for word in words) == len(words):
+            return False
+        message = next((m for m, turn in facts.ref.turns.items() if turn.start <= ref[0] < turn.end), None)
+        turn = None if message is None else facts.sub.turns.get(message)
+        return turn is not None and bool(THOUGHT.search(facts.sub.text((turn.start, turn.end))))
 
     def header_of(self, drift: PromptDrift) -> tuple[Span, Span]:
         """The tokens of a header that differs; of an empty answer up to its end marker."""

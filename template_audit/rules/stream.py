@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from template_audit.alignment import Hunk
-from template_audit.rules.evidence import TEMPLATE_FIELDS, Facts, show
+from template_audit.rules.evidence import TEMPLATE_FIELDS, Facts, count, show
 from template_audit.rules.interface import Case, Hit, refusal_rule, rule
 from template_audit.stream import EncodedStream
 
@@ -48,7 +48,10 @@ def _difference(facts: Facts, hunk: Hunk) -> Hit:
 
 
 def _turn(facts: Facts, hunk: Hunk) -> tuple[int | None, str]:
-    """The message in whose turn the hunk stands: the reference's turns, unless only the subject has the tokens."""
+    """The message in whose turn the hunk stands: the reference's, unless only the subject has them, between turns."""
+    for turn in facts.case.reference.turns if hunk.ref_start == hunk.ref_end else ():
+        if turn.message is not None and turn.start < hunk.ref_start < turn.end:
+            return turn.message, turn.role
     sides = [
         (facts.case.reference.turns, hunk.ref_start, hunk.ref_end),
         (facts.case.subject.turns, hunk.sub_start, hunk.sub_end),
@@ -141,7 +144,7 @@ def _leading_bos(ids: list[int], bos: int) -> int:
     "double-bos",
     severity="error",
     group="Stream",
-    what="The stream begins with two BOS tokens.",
+    what="The stream begins with two BOS tokens, in training or as the chat template writes it.",
     why="The template writes one and the tokenizer adds another. The model never saw two in pre-training; quality "
     "drops, in training and at inference.",
     advice="Encode templated text with `add_special_tokens=False`, or take the BOS out of the template.",
@@ -150,11 +153,10 @@ def double_bos(case: Case) -> Iterator[Hit]:
     bos = case.facts.control.bos
     if bos is None:
         return
-    found = _leading_bos(case.subject.input_ids, bos)
-    if found > 1:
-        theirs = _leading_bos(case.reference.input_ids, bos)
+    found, theirs = (_leading_bos(stream.input_ids, bos) for stream in (case.subject, case.reference))
+    if max(found, theirs) > 1:
         yield Hit(
-            f"Training begins with {found} BOS tokens; the chat template with {theirs}.",
+            f"Training begins with {count(found, 'BOS token')}; the chat template with {theirs}.",
             reference=(0, theirs),
             subject=(0, found),
         )
