@@ -205,7 +205,7 @@ def check_pretraining(spec: str, options: Mapping[str, Any]) -> tuple[PretrainFr
 
 
 def load_pretrain_encoder(
-    spec: str, model: Model, *, framework_source: str | None = None, **options: Any
+    spec: str, model: Model, *, framework_source: str | None = None, python: str | None = None, **options: Any
 ) -> PretrainEncoder:
     """The pre-training encoder that `spec` names, for `model`.
 
@@ -214,12 +214,12 @@ def load_pretrain_encoder(
     framework, checked = check_pretraining(spec, options)
     parsed = parse_spec(spec)
     return framework.load_pretrain(
-        EncoderRequest(model, parsed.version, parsed.template, options=checked, source=framework_source)
+        EncoderRequest(model, parsed.version, parsed.template, checked, source=framework_source, python=python)
     )
 
 
 def choose_pretrain_encoder(
-    spec: str, model: Model, *, framework_source: str | None = None, **options: Any
+    spec: str, model: Model, *, framework_source: str | None = None, python: str | None = None, **options: Any
 ) -> tuple[PretrainEncoder, str]:
     """As `load_pretrain_encoder`; a SPEC without a template is completed as for SFT. Also says why it is this one."""
     from template_audit.matching import choose_encoder
@@ -229,7 +229,7 @@ def choose_pretrain_encoder(
     else:
         chosen, why = choose_encoder(spec, model, framework_source=framework_source)
         spec = chosen.spec
-    return load_pretrain_encoder(spec, model, framework_source=framework_source, **options), why
+    return load_pretrain_encoder(spec, model, framework_source=framework_source, python=python, **options), why
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,7 @@ class PretrainReport:
             "packing": encoder.packing,
             "block_size": encoder.block_size,
             "separator": msgspec.to_builtins(encoder.separator),
-            "notes": list(encoder.notes),
+            "notes": list(self.notes),
             **msgspec.to_builtins(totals),
             "cross_document_attention": round(totals.cross_document_attention, 6),
             "findings": [msgspec.to_builtins(finding.record()) for finding in self.findings],
@@ -302,6 +302,17 @@ class PretrainReport:
                 ],
             }
         return out
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the encoder, and what an installed framework gave beside it."""
+        remark: str | None = getattr(self.encoder, "remark", None)
+        return self.encoder.notes if remark is None else (*self.encoder.notes, remark)
+
+    @property
+    def mismatches(self) -> bool:
+        """True when an installed framework took part and gave something else than the built-in encoder."""
+        return bool(getattr(self.encoder, "mismatches", ()))
 
     @property
     def exit_code(self) -> Literal[0, 1]:

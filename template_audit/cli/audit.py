@@ -93,7 +93,9 @@ def COMMAND(
     if is_training_config(given.target):
         run = read_training_run(given.target, overrides)
         if run.stage == "pt":
-            return _pretraining(given, run, encoder, config, output_format, output, verbose=verbose, quiet=quiet)
+            return _pretraining(
+                given, run, encoder, config, output_format, output, verify=verify, verbose=verbose, quiet=quiet
+            )
         report = _audit_run(given, run, encoder, reference, config, rows)
     elif overrides:
         raise UsageError(f"`{overrides[0]}` overrides a training config, and `{given.target}` is a model.")
@@ -181,6 +183,7 @@ def _pretraining(
     output_format: str,
     output: Path | None,
     *,
+    verify: bool,
     verbose: bool,
     quiet: bool,
 ) -> int:
@@ -191,13 +194,11 @@ def _pretraining(
     spec = spec_of(run, encoder)
     options = {**run.options, "preprocessing_batch_size": run.batch_size, **given.options}
     check_pretraining(spec, options)
-    if given.python is not None:
-        raise UsageError("Stage pt is not run in another environment yet; leave `--python` out.")
     model = given.for_run(run).load_model()
-    chosen = load_pretrain_encoder(spec, model, framework_source=given.framework_source, **options)
+    chosen = load_pretrain_encoder(spec, model, framework_source=given.framework_source, python=given.python, **options)
     documents = chosen.open_documents(
         run.datasets, dataset_dir=run.dataset_dir, max_samples=run.max_samples, seed=run.seed
     )
     why = f"{run.config} says `template: {'null' if run.template is None else run.template}`, stage pt."
     report = audit_pretraining(chosen, documents, why=why, config=config)
-    return pretrain.print_report(report, output_format, output, verbose=verbose, quiet=quiet)
+    return pretrain.print_report(report, output_format, output, verify=verify, verbose=verbose, quiet=quiet)

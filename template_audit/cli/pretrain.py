@@ -9,6 +9,7 @@ import click
 
 from template_audit.cli.inputs import Inputs, model_inputs
 from template_audit.cli.options import assignments, configured, format_option, output_option, output_stream
+from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
     from template_audit.config import Config
@@ -43,6 +44,16 @@ if TYPE_CHECKING:
     help="An option of the framework under its own name, such as cutoff_len=1024; may be repeated.",
 )
 @click.option("--framework-source", metavar="PATH", help="Read the framework's templates from this copy of its source.")
+@click.option(
+    "--python",
+    metavar="PATH",
+    help="Take the blocks' ids from the framework that is installed there: the bin/python of its environment.",
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="With --python: fail unless the built-in encoder gives what the installed framework gives.",
+)
 @configured
 @format_option
 @output_option
@@ -59,6 +70,8 @@ def COMMAND(
     block: int | None,
     option: tuple[str, ...],
     framework_source: str | None,
+    python: str | None,
+    verify: bool,
     config: Config,
     output_format: str,
     output: Path | None,
@@ -73,16 +86,26 @@ def COMMAND(
 
     options = assignments(option, "-o")
     check_pretraining(encoder, options)
-    chosen, why = choose_pretrain_encoder(encoder, given.load_model(), framework_source=framework_source, **options)
+    if verify and python is None:
+        raise UsageError("`--verify` needs `--python`, an environment in which the framework is installed.")
+    chosen, why = choose_pretrain_encoder(
+        encoder, given.load_model(), framework_source=framework_source, python=python, **options
+    )
     documents = chosen.open_documents(datasets, dataset_dir=dataset_dir, column=column, max_samples=max_samples)
     report = audit_pretraining(chosen, documents, block=block, why=why, config=config)
-    return print_report(report, output_format, output, verbose=verbose, quiet=quiet)
+    return print_report(report, output_format, output, verify=verify, verbose=verbose, quiet=quiet)
 
 
 def print_report(
-    report: PretrainReport, output_format: str, output: Path | None, *, verbose: bool = False, quiet: bool = False
+    report: PretrainReport,
+    output_format: str,
+    output: Path | None,
+    *,
+    verify: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
 ) -> int:
-    """Print the report and return its exit code."""
+    """Print the report and return its exit code; with `verify`, 1 when an installed framework gave something else."""
     with output_stream(output) as stream:
         if output_format == "json":
             from template_audit.report.json import write_json
@@ -95,4 +118,4 @@ def print_report(
 
             screen = Screen(stream, ReportOptions(colour=False if output else None))
             show_pretraining(screen, report, verbose=verbose, quiet=quiet)
-    return report.exit_code
+    return max(report.exit_code, 1) if verify and report.mismatches else report.exit_code

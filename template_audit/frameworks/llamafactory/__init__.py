@@ -179,10 +179,20 @@ class LlamaFactory:
         from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
         from template_audit.frameworks.llamafactory.pretrain import LlamaFactoryPretrainEncoder
 
+        worker = None
+        if request.python is not None:
+            from template_audit.frameworks.llamafactory.installed import start
+
+            worker = start(request.python)
+            request = replace(request, python=None, source=request.source or worker.source)
         encoder = self.load(replace(request, options={}))
         if not isinstance(encoder, LlamaFactoryEncoder):
             raise UsageError(f"Pre-training is not encoded by {encoder.spec}.")
-        return LlamaFactoryPretrainEncoder(encoder, request.options)
+        if worker is None:
+            return LlamaFactoryPretrainEncoder(encoder, request.options)
+        from template_audit.frameworks.llamafactory.installed_pretrain import InstalledPretrainEncoder
+
+        return InstalledPretrainEncoder(encoder, request.options, worker)
 
 
 def _choose(registry: Registry, model: Model) -> Choice | None:

@@ -104,7 +104,7 @@ class InstalledEncoder:
             return own
         if own.input_ids == ids and own.labels == labels:
             return own
-        at = _first_difference(list(zip(own.input_ids, own.labels, strict=True)), list(zip(ids, labels, strict=True)))
+        at = first_difference(list(zip(own.input_ids, own.labels, strict=True)), list(zip(ids, labels, strict=True)))
         what = f"built in {_around(own.input_ids, own.labels, at)}, installed {_around(ids, labels, at)}"
         self.mismatches.append(Mismatch(name, at, what))
         return replace(
@@ -121,7 +121,8 @@ class InstalledEncoder:
         return EncodedStream(ids, labels, "".join(texts), spans, [Piece(0, at, LITERAL)] if at else [])
 
 
-def _first_difference(a: Sequence[object], b: Sequence[object]) -> int:
+def first_difference(a: Sequence[object], b: Sequence[object]) -> int:
+    """The first index at which two sequences differ; the shorter one's length when it begins the other."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -132,14 +132,22 @@ class Session:
             return {"dropped": True}
         return {"input_ids": list(ids[0]), "labels": list(labels[0])}
 
+    def pretrain(self, texts: list[str]) -> list[list[int]]:
+        """The blocks that one map batch of documents becomes."""
+        empty: list[Any] = [None] * len(texts)
+        rows = {"_prompt": [[{"role": "user", "content": text}] for text in texts], "_response": [[] for _ in texts]}
+        rows.update({"_" + name: empty for name in ("system", "tools", "images", "videos", "audios")})
+        return [list(ids) for ids in self._run(rows, "pretrain")["input_ids"]]
+
     def _run(self, row: dict[str, Any], name: str) -> dict[str, Any]:
         try:
             module = importlib.import_module("llamafactory.data.processor." + name)
         except ImportError:  # up to 0.9.1: functions
             module = importlib.import_module("llamafactory.data.processors." + name)
-            old: dict[str, Any] = getattr(module, f"preprocess_{name}_dataset")(
-                row, template=self.template, tokenizer=self.tokenizer, processor=self.processor, data_args=self.args
-            )
+            offered = {"tokenizer": self.tokenizer, "data_args": self.args}
+            if name != "pretrain":
+                offered.update(template=self.template, processor=self.processor)
+            old: dict[str, Any] = getattr(module, f"preprocess_{name}_dataset")(row, **offered)
             return old
         processor = getattr(module, name.capitalize() + "DatasetProcessor")(
             template=self.template, tokenizer=self.tokenizer, processor=self.processor, data_args=self.args
@@ -167,6 +175,10 @@ def handle(request: dict[str, Any], state: dict[str, Session]) -> dict[str, Any]
         if "session" not in state:
             return {"error": "`encode` came before `open`.", "type": "ProtocolError"}
         return {"results": [state["session"].encode(example) for example in request["examples"]]}
+    if op == "pretrain":
+        if "session" not in state:
+            return {"error": "`pretrain` came before `open`.", "type": "ProtocolError"}
+        return {"blocks": state["session"].pretrain(request["texts"])}
     return {"error": f"Unknown request {op!r}.", "type": "ProtocolError"}
 
 

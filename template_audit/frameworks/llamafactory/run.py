@@ -64,7 +64,9 @@ def first_rows(run: TrainingRun, behaviours: Behaviours, limit: int) -> list[Con
     return out
 
 
-def _data_sets(run: TrainingRun, behaviours: Behaviours) -> Iterator[tuple[DatasetAttributes, Iterator[dict[str, Any]]]]:
+def _data_sets(
+    run: TrainingRun, behaviours: Behaviours
+) -> Iterator[tuple[DatasetAttributes, Iterator[dict[str, Any]]]]:
     """Every data set of the run with the rows that it takes of it."""
     from numpy.random import RandomState
 

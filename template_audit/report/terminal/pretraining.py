@@ -54,7 +54,7 @@ def _header(screen: Screen, report: PretrainReport) -> None:
     _field(screen, "separator", f"{separator.text}  {ids} ({kind}{masked})")
     how = f"packed into blocks of {encoder.block_size:,}" if encoder.packing else f"cut to {encoder.block_size:,}"
     _field(screen, "handling", how)
-    for note in encoder.notes:
+    for note in report.notes:
         _field(screen, "note", note)
 
 

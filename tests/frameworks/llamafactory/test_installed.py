@@ -19,6 +19,9 @@ from template_audit.frameworks import load_encoder
 from template_audit.frameworks.external import Worker
 from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 from template_audit.frameworks.llamafactory.installed import InstalledEncoder, start
+from template_audit.frameworks.llamafactory.installed_pretrain import InstalledPretrainEncoder
+from template_audit.frameworks.llamafactory.pretrain import LlamaFactoryPretrainEncoder
+from template_audit.pretraining import Totals
 from template_audit.probes import load_probes
 from template_audit.stream import EncodedStream
 from tests.frameworks.llamafactory.vectors import model_of
@@ -82,6 +85,39 @@ def test_a_refusal_of_the_installed_package_counts(reply: dict[str, Any], kind: 
     assert len(encoder.mismatches) == 1
 
 
+DOCUMENTS = ["One short document.", "두 번째 문서입니다. " * 9, "A third one, somewhat longer than the first."]
+
+
+class BlockWorker(FakeWorker):
+    """Answers `pretrain` with the blocks it was given."""
+
+    def __init__(self, blocks: list[list[int]]) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def request(self, message: dict[str, Any]) -> dict[str, Any]:
+        return {"blocks": self.blocks} if message["op"] == "pretrain" else {}
+
+
+def pretrain_encoder() -> LlamaFactoryEncoder:
+    encoder = load_encoder("llamafactory@0.9.5:llama3", model_of("llama3-like"))
+    assert isinstance(encoder, LlamaFactoryEncoder)
+    return encoder
+
+
+def test_blocks_that_agree_and_blocks_that_do_not() -> None:
+    options = {"cutoff_len": 16}
+    own = [b.input_ids for b in LlamaFactoryPretrainEncoder(pretrain_encoder(), options).blocks(DOCUMENTS, Totals())]
+    other = [list(ids) for ids in own]
+    other[1][3] += 1
+    for theirs, places in ((own, []), (other, [("block 1", 3)]), (own[:-1], [(f"block {len(own) - 1}", None)])):
+        encoder = InstalledPretrainEncoder(pretrain_encoder(), options, BlockWorker(theirs))  # type: ignore[arg-type]
+        made = [block.input_ids for block in encoder.blocks(DOCUMENTS, Totals())]
+        assert [(m.conversation, m.position) for m in encoder.mismatches] == places
+        assert made[: len(theirs)] == theirs
+        assert ("Verified" in encoder.remark) is not bool(places)
+
+
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
     if not PYTHON:
@@ -99,3 +135,10 @@ def test_equal_on_all_probes(worker: Worker, template: str) -> None:
     results = encoder.encode_batch(load_probes(model), keep_errors=True)
     assert encoder.mismatches == []
     assert sum(isinstance(result, EncodedStream) for result in results) >= 10
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_equal_blocks(worker: Worker, packing: bool) -> None:
+    encoder = InstalledPretrainEncoder(pretrain_encoder(), {"cutoff_len": 16, "packing": packing}, worker)
+    assert list(encoder.blocks(DOCUMENTS, Totals()))
+    assert encoder.mismatches == []
