@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-matrix lint fixtures detection bench clean
+.PHONY: demo test test-matrix lint fixtures detection mutations bench clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,10 @@ fixtures: $(STAMP)
 # What the rules find in the incidents, and whether they accuse anyone who agrees.
 detection: $(STAMP)
 	$(BIN)/python scripts/detection.py --write
+
+# Breaks one thing at a time in pairs that agree, and measures what the audit says of it.
+mutations: $(STAMP)
+	$(BIN)/python scripts/mutations.py
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/cold_start.py
