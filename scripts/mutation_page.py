@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 from template_audit import __version__
 
-
 _REMARKS = {
     "default-system · gemma-like": "the text lies inside the first question, as this template puts system texts there; "
     "the finding quotes it.",
@@ -52,7 +51,7 @@ def page(results: Sequence[Result], skipped: int, sites: int) -> str:
         "the *right place* when that finding's tokens and turn touch what changed, read off the streams before and",
         f"after. Of each operator and pair at most {sites} places are taken, drawn with a seed. {skipped:,} mutants",
         "that change no stream on any conversation, or do not compile, are left out, and so are changes behind the",
-        "last end marker, which are neither trained nor shown.",
+        "last end marker, which are neither trained nor shown. `mask-first-answer` counts at info: it is a choice.",
         "",
         "| | wanted | measured |",
         "|---|---|---|",
