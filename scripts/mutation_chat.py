@@ -114,7 +114,7 @@ _CONTENT = r"(?<=[+(\s])((?:\w+(?:\[0\])?)\.content)(?= *(?:\+|-?\}\}|\)|\| trim
 _BODY = "whitespace-drift segmentation-drift generation-prompt-drift"
 CHAT: tuple[Operator, ...] = tuple(
     Operator(name, does, "chat template", rules, mutate, **extra)
-    for name, does, rules, mutate, extra in (
+    for name, does, rules, mutate, extra in (  # type: ignore[var-annotated]  # most rows have an empty dict
         ("drop-eos", "takes out `eos_token`", zones(rest=f"{ENDS} token-drift"), _sub("eos_token", "''"), {}),
         (
             "double-eos",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from mutation_operators import ENDS, START, TEXT, TOOL, Edit, Operator, Words, zones
 
@@ -23,9 +24,14 @@ def in_slots(edits: Callable[[str, Words], Iterator[Edit]]) -> Callable[[Templat
             for place, slot in enumerate(formatter.slots):
                 for site, new in edits(slot, words) if isinstance(slot, str) else ():
                     slots = (*formatter.slots[:place], new, *formatter.slots[place + 1 :])
-                    yield f"{site} in {name}", replace(spec, **{name: replace(formatter, slots=slots)})
+                    yield f"{site} in {name}", _with_formatter(spec, name, replace(formatter, slots=slots))
 
     return mutate
+
+
+def _with_formatter(spec: TemplateSpec, field: str, formatter: Formatter) -> TemplateSpec:
+    changes: dict[str, Any] = {field: formatter}
+    return replace(spec, **changes)
 
 
 def _specials(count: int, name: str) -> Callable[[TemplateSpec, Words], Iterator[Edit]]:
@@ -36,7 +42,7 @@ def _specials(count: int, name: str) -> Callable[[TemplateSpec, Words], Iterator
             formatter: Formatter = getattr(spec, field)
             if Special(name) in formatter.slots:
                 slots = tuple(s for slot in formatter.slots for s in [slot] * (count if slot == Special(name) else 1))
-                yield f"{name} in {field}", replace(spec, **{field: replace(formatter, slots=slots)})
+                yield f"{name} in {field}", _with_formatter(spec, field, replace(formatter, slots=slots))
 
     return mutate
 
