@@ -123,7 +123,9 @@ def saved(encoder: LlamaFactoryEncoder) -> list[str]:
     tokenizer, digest = encoder.tokenizer, script().text_digest
     size = size_of(encoder.model.id) + len(encoder.effects.added_tokens)
     changed = digest([tokenizer.eos_token, tokenizer.pad_token, size])
-    out = [changed, digest(encoder.effects.chat_template[1])]
+    template = tokenizer.chat_template  # where there are several, the effects are those on the default one
+    assert encoder.effects.chat_template[1] == (template["default"] if isinstance(template, dict) else template)
+    out = [changed, digest(template)]
     try:
         modelfile = encoder.ollama_modelfile()
     except UsageError:
