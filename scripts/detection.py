@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from template_audit import load_encoder, load_model
-from template_audit.audit import Report, audit
+from template_audit.audit import audit
 from template_audit.conversation import Conversation
 from template_audit.findings import SEVERITIES, Finding
 from template_audit.frameworks.interface import Encoder
 from template_audit.model import Model
 from template_audit.probes import probe, probes
+from template_audit.results import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -25,7 +25,6 @@ from mutation_operators import Operator, Words
 from mutation_subject import FRAMEWORK, LABELS
 
 from template_audit import audit, load_encoder, load_model
-from template_audit.audit import Report
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, TemplateAuditError
 from template_audit.findings import Finding, at_least
@@ -33,6 +32,7 @@ from template_audit.frameworks.interface import Encoder
 from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 from template_audit.model import Model
 from template_audit.probes import load_probes
+from template_audit.results import Report
 from template_audit.stream import IGNORE, EncodedStream, Origin
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,179 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from template_audit.alignment import Alignment, compare
-from template_audit.config import Config, Ignore, Suppressed
+from template_audit.alignment import compare
+from template_audit.config import Config
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, UsageError
 from template_audit.findings import (
-    SCHEMA_VERSION,
     SEVERITIES,
-    ConversationRecord,
-    EncoderRecord,
     Evidence,
-    FileRecord,
     Finding,
     Level,
-    MismatchRecord,
-    ModelRecord,
-    ReportRecord,
     Severity,
-    Summary,
     Threshold,
-    TokenizerRecord,
-    at_least,
     fingerprint,
 )
 from template_audit.frameworks import get_framework, nearest, parse_spec
 from template_audit.matching import choose_encoder
 from template_audit.probes import load_probes, probes
+from template_audit.results import Comparison, Report
 from template_audit.rules import all_rules
 from template_audit.rules.interface import Case, Hit, ModelCase, Rule
 from template_audit.stream import EncodedStream
 
 if TYPE_CHECKING:
-    from template_audit.frameworks.interface import Encoder, Mismatch
+    from template_audit.frameworks.interface import Encoder
     from template_audit.model import Model
-
-REFUSALS = ("role-unsupported", "example-dropped", "unknown-special-token")
-"""Kinds of EncodingError that are a result: the encoder does not take such a conversation."""
 
 SCOPES = ("conversation", "model", "refusal")
 """Scopes of the rules that an audit applies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One conversation through both encoders: two streams and their alignment, or who refused."""
-
-    conversation: Conversation
-    reference: EncodedStream | EncodingError
-    subject: EncodedStream | EncodingError
-    alignment: Alignment | None
-
-    @property
-    def evaluated(self) -> bool:
-        """False when nothing can be said: the template hit a limit, or there is none that works.
-
-        A refusal is a result. So is a framework that raises, for the training run would, too.
-        """
-        return not isinstance(self.reference, EncodingError) or self.reference.kind in REFUSALS
-
-    @property
-    def agrees(self) -> bool | None:
-        """True when both sides give the same ids; None when there was nothing to compare."""
-        return None if self.alignment is None else self.alignment.agrees
-
-    @property
-    def unsupported(self) -> bool:
-        """True when both sides refuse: the model does not support such a conversation."""
-        return all(isinstance(s, EncodingError) and s.kind in REFUSALS for s in (self.reference, self.subject))
-
-    @property
-    def lacks(self) -> str | None:
-        """What the conversation has and the reference never writes: tools or reasoning; None when nothing."""
-        if isinstance(self.reference, EncodingError):
-            return None
-        written = {piece.origin.field for piece in self.reference.pieces}
-        reasoning = any(message.reasoning for message in self.conversation.messages)
-        wanted = {"tools": bool(self.conversation.tools), "reasoning": reasoning}
-        missing = [name for name, given in wanted.items() if given and name not in written]
-        return " and ".join(missing) or None
-
-    @property
-    def reason(self) -> str | None:
-        """Why the streams cannot be compared, or only in part; None when all of both was compared."""
-        errors = [str(side) for side in (self.reference, self.subject) if isinstance(side, EncodingError)]
-        if self.unsupported:
-            errors.insert(0, "Not supported by this model:")
-        elif self.lacks:
-            errors.append(f"Not supported by this model: the chat template does not write {self.lacks}.")
-        return " ".join(dict.fromkeys(errors)) or None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Everything that an audit found out. `why` says how each encoder was chosen."""
-
-    model: Model
-    reference: Encoder
-    subject: Encoder
-    reference_why: str
-    subject_why: str
-    comparisons: tuple[Comparison, ...]
-    findings: tuple[Finding, ...]
-    """By severity, gravest first; then in the order of the catalogue, then of the conversations."""
-    fail_on: Threshold = "error"
-    versions: Mapping[str, str] = field(default_factory=dict)
-    suppressed: tuple[Suppressed, ...] = ()
-    """Findings that the configuration ignores; they are not among `findings` and do not count."""
-    unused_ignores: tuple[Ignore, ...] = ()
-    """Ignores that fit this model, encoder and conversations, and took no finding."""
-    config: Config = field(default_factory=Config)
-
-    @property
-    def exit_code(self) -> Literal[0, 1, 2]:
-        """2: something could not be evaluated, which weighs more than findings. 1: findings. 0: neither."""
-        if not all(comparison.evaluated for comparison in self.comparisons):
-            return 2
-        return 1 if any(at_least(finding.severity, self.fail_on) for finding in self.findings) else 0
-
-    @property
-    def mismatches(self) -> tuple[Mismatch, ...] | None:
-        """Where the built-in encoder and the installed framework part; None when there was no installed one."""
-        found: list[Mismatch] | None = getattr(self.subject, "mismatches", None)
-        return None if found is None else tuple(found)
-
-    @property
-    def summary(self) -> Summary:
-        """Numbers of findings and conversations."""
-        severities = [finding.severity for finding in self.findings]
-        return Summary(
-            **{severity: severities.count(severity) for severity in SEVERITIES},
-            conversations=len(self.comparisons),
-            evaluated=sum(comparison.evaluated for comparison in self.comparisons),
-            agree=sum(comparison.agrees is True for comparison in self.comparisons),
-        )
-
-    def record(self) -> ReportRecord:
-        """The report as it is published; see `template_audit.findings`."""
-        tokenizer = self.model.tokenizer
-        return ReportRecord(
-            schema_version=SCHEMA_VERSION,
-            model=ModelRecord(
-                self.model.id,
-                self.model.revision,
-                [FileRecord(file.path, file.sha256) for file in self.model.files],
-                TokenizerRecord(type(tokenizer).__name__, len(tokenizer)),
-            ),
-            versions=dict(self.versions),
-            reference=_encoder_record(self.reference, self.reference_why),
-            subject=_encoder_record(self.subject, self.subject_why),
-            conversations=[
-                ConversationRecord(
-                    c.conversation.id, c.evaluated, c.reason, c.agrees, _length(c.reference), _length(c.subject)
-                )
-                for c in self.comparisons
-            ],
-            findings=[finding.record() for finding in self.findings],
-            summary=self.summary,
-            exit_code=self.exit_code,
-            verification=None
-            if self.mismatches is None
-            else [MismatchRecord(m.conversation, m.position, m.what) for m in self.mismatches],
-            suppressed=[suppressed.record() for suppressed in self.suppressed],
-            unused_ignores=[ignore.record() for ignore in self.unused_ignores],
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON report as plain Python values."""
-        record: dict[str, Any] = msgspec.to_builtins(self.record())
-        return record
 
 
 def audit(
@@ -248,8 +105,10 @@ def _compare(conversations: Sequence[Conversation], reference: Encoder, subject:
     theirs = reference.encode_batch(conversations, keep_errors=True)
     ours = subject.encode_batch(conversations, keep_errors=True)
     for conversation, ref, sub in zip(conversations, theirs, ours, strict=True):
-        both = isinstance(ref, EncodedStream) and isinstance(sub, EncodedStream)
-        yield Comparison(conversation, ref, sub, compare(ref, sub) if both else None)  # type: ignore[arg-type]
+        alignment = None
+        if isinstance(ref, EncodedStream) and isinstance(sub, EncodedStream):
+            alignment = compare(ref, sub)
+        yield Comparison(conversation, ref, sub, alignment)
 
 
 def _common_options(reference: str | Encoder, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,18 +128,10 @@ def _with_severities(severities: Mapping[str, Level], fail_on: Threshold) -> dic
     return rules
 
 
-def _encoder_record(encoder: Encoder, why: str) -> EncoderRecord:
-    return EncoderRecord(encoder.spec, dict(encoder.options), why, list(encoder.notes))
-
-
 def _installed_versions(encoder: Encoder) -> dict[str, str]:
     """Versions in the environment that the encoder's framework is installed in, if it runs in one."""
     versions: Mapping[str, str] = getattr(encoder, "versions", {})
     return {f"installed {name}": version for name, version in versions.items()}
-
-
-def _length(side: EncodedStream | EncodingError) -> int | None:
-    return None if isinstance(side, EncodingError) else len(side)
 
 
 def _versions(model: Model) -> dict[str, str]:

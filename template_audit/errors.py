@@ -19,13 +19,17 @@ class DataError(TemplateAuditError):
     """A conversation or data set file could not be read."""
 
 
+NOT_EVALUATED = "not-evaluated"
+
+
 class EncodingError(TemplateAuditError):
     """One conversation could not be encoded. `kind` names the rule that reports it.
 
     Kinds in use: ``role-unsupported`` (the template raised), ``template-missing``,
-    ``template-timeout``, ``template-too-large``, ``unsafe-template-access``,
+    ``template-broken`` (it does not compile), ``template-timeout``, ``template-too-large``, ``unsafe-template-access``,
     ``example-dropped`` (the framework skips such a row) and ``encoding-failed`` (the framework
-    raises on it).
+    raises on it, or the tokenizer does). `NOT_EVALUATED` is no refusal of theirs but a limit of this
+    tool: nothing is known of such a conversation.
     """
 
     def __init__(self, message: str, kind: str = "encoding-failed") -> None:

@@ -12,12 +12,13 @@ import pytest
 import transformers
 
 from template_audit import load_model
-from template_audit.audit import Report, audit
+from template_audit.audit import audit
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, UsageError
 from template_audit.findings import by_cause, report_schema
 from template_audit.model import Model
 from template_audit.probes import load_probes, probe
+from template_audit.results import Report
 from tests.builders import StandInEncoder, conversation, model, stream
 from tests.rules.cases import PLAIN, SYSTEM
 
@@ -216,7 +217,8 @@ STREAM = stream(PLAIN, prompts=True)
         (EncodingError("Too slow.", "template-timeout"), STREAM, "template-timeout", 2),
         (EncodingError("Too big.", "template-too-large"), STREAM, "template-too-large", 2),
         (EncodingError("Hm.", "unsafe-template-access"), STREAM, "unsafe-template-access", 2),
-        (EncodingError("Syntax.", "encoding-failed"), STREAM, "encoding-failed", 2),
+        (EncodingError("Syntax.", "template-broken"), STREAM, "template-broken", 2),
+        (EncodingError("KeyError.", "encoding-failed"), STREAM, "encoding-failed", 1),
         (EncodingError("None.", "template-missing"), STREAM, "template-missing", 2),
         (
             EncodingError("Too slow.", "template-timeout"),

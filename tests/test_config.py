@@ -8,11 +8,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from template_audit.audit import Report, audit
+from template_audit.audit import audit
 from template_audit.cli import main
 from template_audit.config import Config, Ignore, find_config, load_config, read_config
 from template_audit.errors import EncodingError, UsageError
 from template_audit.findings import report_schema
+from template_audit.results import Report
 from tests.builders import StandInEncoder, conversation, model, stream
 from tests.rules.cases import PLAIN, SYSTEM
 

@@ -14,10 +14,10 @@ from template_audit.errors import UsageError
 from template_audit.report import formats
 
 if TYPE_CHECKING:
-    from template_audit.audit import Report
     from template_audit.config import Config
     from template_audit.findings import Level
     from template_audit.frameworks.interface import TrainingRun
+    from template_audit.results import Report
 
 DEFAULT_FRAMEWORK = "llamafactory"
 

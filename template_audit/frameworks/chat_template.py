@@ -62,7 +62,7 @@ class ChatTemplateEncoder:
 
         Raises EncodingError: ``template-missing`` when the model has no template, ``role-unsupported``
         when the template raises, ``template-timeout``, ``template-too-large`` and
-        ``unsafe-template-access`` when it hits a limit, ``encoding-failed`` when it does not compile.
+        ``unsafe-template-access`` when it hits a limit, ``template-broken`` when it does not compile.
         """
         (stream,) = self.encode_batch([conversation])
         assert isinstance(stream, EncodedStream)

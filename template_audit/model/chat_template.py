@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from template_audit.conversation import Conversation
-from template_audit.errors import EncodingError, UsageError
+from template_audit.errors import NOT_EVALUATED, EncodingError, UsageError
 from template_audit.model.sandbox import Sandbox, failed, shared_sandbox
 from template_audit.stream import Origin, Piece
 
@@ -153,7 +153,9 @@ class Renderer:
             except EncodingError as error:
                 results.append(error)
             except RecursionError:
-                results.append(EncodingError("The conversation's tools or tool calls are nested too deeply."))
+                results.append(
+                    EncodingError("The conversation's tools or tool calls are nested too deeply.", NOT_EVALUATED)
+                )
         answered = iter(self._sandbox.run(jobs))
         for index, conversation in enumerate(conversations):
             if results[index] is None:
@@ -273,4 +275,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    raise EncodingError(f"A {type(value).__name__} cannot be given to a chat template; write it as text.")
+    raise EncodingError(
+        f"A {type(value).__name__} cannot be given to a chat template; write it as text.", NOT_EVALUATED
+    )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError
 from template_audit.model.chat_template import Prefix, Views
-from template_audit.stream import DEFAULT_SYSTEM, LITERAL, Piece
+from template_audit.stream import DEFAULT_SYSTEM, LITERAL, Piece, common_prefix
 
 _PROBE = -1  # the index of the system message that `Views.with_system` adds
 _BODY = ("content", "reasoning", "tool_call", "tool_result", "system")
@@ -174,7 +174,7 @@ class _Reader:
         lower = max((p.end for pieces in self.own[:k] for p in pieces if p.start < upper), default=after)
         lower = min(max(lower, after), upper)
         tail = self._shown_tail(k) or self.tails.get(self.roles[k - 1], "")
-        shared = _shared(tail, self.text[lower:upper])
+        shared = common_prefix(tail, self.text[lower:upper])
         if tail and shared == len(tail):
             return self._skip_newlines(lower + shared, upper)
         header = self.headers.get(self.roles[k])
@@ -258,7 +258,7 @@ class _Reader:
         whole = self.text.find(shown, start, stop if said is None else said) if shown else -1
         if whole >= 0:
             return whole + len(shown)
-        shared = _shared(shown, self.text[start:stop])
+        shared = common_prefix(shown, self.text[start:stop])
         if shared:
             end = self._whole(start, start + shared)
             return end if said is None else min(end, said)
@@ -332,12 +332,3 @@ def _marked(pieces: list[Piece], default: tuple[int, int] | None) -> list[Piece]
 def token_range(tokens: Tokens, start: int, end: int) -> tuple[int, int]:
     """The tokens that begin in ``[start, end)``, as a half-open range."""
     return bisect_left(tokens.starts, start), bisect_left(tokens.starts, end)
-
-
-def _shared(a: str, b: str) -> int:
-    count = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        count += 1
-    return count

@@ -20,7 +20,7 @@ from typing import Any, NotRequired, TypedDict
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 
 from template_audit.model.environment import ChatEnvironment, OutputTooLarge, TracingEnvironment
-from template_audit.stream import Field, Origin
+from template_audit.stream import Field, Origin, common_prefix
 from template_audit.trace import Traced, pieces_of
 from template_audit.trace_data import TracedDict, trace
 
@@ -132,7 +132,7 @@ def render(job: Job, environments: dict[tuple[Any, ...], ChatEnvironment], limit
             random.seed(0)  # so that a template that rolls dice rolls the same ones twice
             text = plain.run(job["template"], {**variables, "messages": [probe] * with_system + messages[:count]})
             generated = plain.generated
-            same = 0 if first is None else shared_prefix(first, text)
+            same = 0 if first is None else common_prefix(first, text)
             answer = {"same": same, "rest": text[same:], "generated": generated}
             if tracing_mode == "always" or (tracing_mode == "unstable" and same < len(text)):
                 variables.update(
@@ -226,7 +226,7 @@ def failure(error: Exception) -> Answer:
     if isinstance(error, (TemplateSyntaxError, SyntaxError)):
         message = f"The chat template does not compile: {(error.msg if isinstance(error, SyntaxError) else detail)} "
         message += f"(line {error.lineno})."
-        return {"kind": "encoding-failed", "message": message}
+        return {"kind": "template-broken", "message": message}
     if type(error) is TemplateError:
         return {"kind": "role-unsupported", "message": f"The chat template refuses this conversation: {detail}."}
     named = f"{type(error).__name__}: {detail}" if detail else type(error).__name__
@@ -243,17 +243,3 @@ def _line(error: Exception) -> int | None:
             line = frame.tb_lineno
         frame = frame.tb_next
     return line
-
-
-def shared_prefix(a: str, b: str) -> int:
-    """How many characters the two begin with alike."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from template_audit.audit import Report
+    from template_audit.results import Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from template_audit.report.interface import ReportOptions
 from template_audit.report.sanitize import is_hidden
 
 if TYPE_CHECKING:
-    from template_audit.audit import Report
+    from template_audit.results import Report
 
 _NOT_PLAIN = re.compile(r"[^\x00-\x7e]")
 

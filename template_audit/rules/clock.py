@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from template_audit.errors import EncodingError
 from template_audit.frameworks.interface import Dated
-from template_audit.rules.evidence import common, show
+from template_audit.rules.evidence import show
 from template_audit.rules.interface import Case, Hit, ModelCase, rule
+from template_audit.stream import common_prefix
 
 if TYPE_CHECKING:
     from template_audit.frameworks.interface import Encoder
@@ -44,6 +45,6 @@ def _at_another_time(encoder: Encoder, cases: Sequence[Case], name: str) -> Iter
         except EncodingError:
             continue
         if now != then:
-            start = max(common(now, then) - 12, 0)
+            start = max(common_prefix(now, then) - 12, 0)
             here, there = show(now[start : start + 32]), show(then[start : start + 32])
             yield Hit(f"The {name} writes {here} one day and {there} another.", key=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -48,11 +48,6 @@ def show(text: str, limit: int = 70) -> str:
 def count(number: int, noun: str) -> str:
     """``1 token``, ``2 tokens``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def common(a: Sequence[object], b: Sequence[object]) -> int:
-    """The number of leading items that are equal."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 @dataclass(frozen=True)

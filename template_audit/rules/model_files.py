@@ -29,6 +29,16 @@ refusal_rule(
 )
 
 
+refusal_rule(
+    "template-broken",
+    severity="error",
+    group="Model files",
+    what="The chat template does not compile.",
+    why="No runtime can render it: serving fails at the first request, or falls back to a guess of its own.",
+    advice="Mend the line that the message names, or take the template from the model's publisher again.",
+)
+
+
 @rule(
     "template-source-conflict",
     severity="error",

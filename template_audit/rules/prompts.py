@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from template_audit.model.tokenizer import token_text
-from template_audit.rules.evidence import Facts, Span, common, show
+from template_audit.rules.evidence import Facts, Span, show
 from template_audit.rules.interface import Case, Hit, rule
-from template_audit.stream import EncodedStream, Prompt
+from template_audit.stream import EncodedStream, Prompt, common_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
     shown = _shown(facts, prompt, message)
     if facts.truncated and any(facts.is_cut(m) for m in facts.ref.messages() if m <= message):
         return None  # the length limit cut the prompt, or the answer
-    shared = common(ids[:first], shown_ids)
+    shared = common_prefix(ids[:first], shown_ids)
     if _same_header(prompt, trained, shown, sub.stream.text[: sub.text_before(message)]):
         if any(hunk.kind != "equal" and hunk.sub_start < first for hunk in facts.case.alignment.hunks):
             return None  # something earlier differs, and its own rule says so
@@ -71,7 +71,7 @@ def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
         theirs, ours = shown_ids[header[0] :], ids[zone:first]
         if ids[zone : zone + len(theirs)] == theirs and first <= zone + len(theirs):
             return None  # the same tokens, trained or not; and markers that swallow the whitespace behind them
-        same = common(theirs, ours)
+        same = common_prefix(theirs, ours)
         at, there = zone + same, _item(theirs, same)
     else:
         at, there = shared, _item(shown_ids, shared)
@@ -172,7 +172,7 @@ def _shown_token(case: Case, drift: PromptDrift) -> str:
 def not_prefix_stable(case: Case) -> Iterator[Hit]:
     for prompt in case.reference.prompts:
         if prompt.error is None and not case.reference.text.startswith(prompt.text):
-            at = common(case.reference.text, prompt.text)
+            at = common_prefix(case.reference.text, prompt.text)
             if _only_answer_differs(case, prompt, at):
                 continue
             yield Hit(

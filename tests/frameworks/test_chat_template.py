@@ -317,7 +317,7 @@ def test_limits_reach_the_user_as_errors_of_their_kind() -> None:
     for template, kind in [
         ("{{ 'x' * 10000000 }}", "template-too-large"),
         ("{{ ''.__class__.__mro__ }}", "unsafe-template-access"),
-        ("{% if %}", "encoding-failed"),
+        ("{% if %}", "template-broken"),
     ]:
         (error,) = load_encoder("chat-template", with_template(load("chatml-plain"), template)).encode_batch(
             [SAY_HELLO], keep_errors=True

@@ -133,7 +133,7 @@ def test_unsafe_access(sandbox: Sandbox, name: str) -> None:
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_template_that_does_not_compile(sandbox: Sandbox, name: str) -> None:
     error = error_of(sandbox, BROKEN[name])
-    assert error.kind == "encoding-failed"
+    assert error.kind == "template-broken"
     assert str(error).startswith("The chat template does not compile: ")
     assert str(error).count("(line ") == 1
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from template_audit.alignment import compare
-from template_audit.audit import Comparison, Report
 from template_audit.errors import EncodingError
 from template_audit.findings import Evidence, Finding
 from template_audit.frameworks.interface import TokenizerEffects
+from template_audit.results import Comparison, Report
 from template_audit.stream import EncodedStream
 from tests.builders import StandInEncoder, Vocabulary, conversation, model, stream
 

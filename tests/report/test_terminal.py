@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 
-from template_audit.audit import Report
 from template_audit.errors import EncodingError
 from template_audit.report import formats, get_format
 from template_audit.report.interface import ReportOptions
 from template_audit.report.sanitize import is_hidden
 from template_audit.report.terminal.screen import ASCII, UNICODE
+from template_audit.results import Report
 from tests.report.reports import EQUAL, FED, SPLIT, comparison, finding, report
 
 

@@ -15,14 +15,13 @@ from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks import nearest
 from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.dataset_info import DatasetAttributes
-from template_audit.frameworks.llamafactory.messages import Example, ExampleMessage, ExampleRole
+from template_audit.frameworks.llamafactory.messages import TOOL_RESULT_SEPARATOR, Example, ExampleMessage, ExampleRole
 from template_audit.stream import DEFAULT_SYSTEM, Origin
 from template_audit.trace import Traced, join
 
 Stage = Literal["pt", "sft", "rm", "ppo", "kto"]
 Row = Mapping[str, Any]
 
-_TOOL_RESULT_SEPARATOR = "\n</tool_response>\n<tool_response>\n"
 _THINKING_OFF = "detailed thinking off"
 _THINKING_WORDS = ("detailed thinking on", _THINKING_OFF)
 _NO_ANSWER = ExampleMessage("assistant", "")
@@ -316,7 +315,7 @@ def _joined(results: list[tuple[int, Any]]) -> ExampleMessage:
     for index, content in results:
         if not isinstance(content, str):
             raise TypeError(f"a tool result must be text, got {type(content).__name__}")
-        parts += [_TOOL_RESULT_SEPARATOR, Traced(content, Origin(index, "tool_result"))]
+        parts += [TOOL_RESULT_SEPARATOR, Traced(content, Origin(index, "tool_result"))]
     return ExampleMessage("observation", join(parts[1:]), results[0][0])
 
 

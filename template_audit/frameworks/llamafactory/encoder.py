@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
     from template_audit.model import Model
 
+FRAMEWORK_RAISES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the framework's formatting raises on odd rows. A NameError, say, would be a mistake of this code."""
+
 Tokens = tuple[list[int], list[tuple[int, int]]]
 Turns = list[tuple[Side, Side]]
 OneTurn = tuple[list[TokenId], list[TokenId]]
@@ -184,7 +187,7 @@ class LlamaFactoryEncoder:
         for example in examples:
             try:
                 planned.append([oneturn_of(self.template, example, self._release)])
-            except Exception as error:
+            except (EncodingError, *FRAMEWORK_RAISES) as error:
                 planned.append(error if isinstance(error, EncodingError) else self._stopped(error))
         tokens = self._tokenize(planned)
         out: list[OneTurn | EncodingError] = []
@@ -234,7 +237,7 @@ class LlamaFactoryEncoder:
             return turns_of(self.template, example, self._release, discard)
         except EncodingError as error:
             return error
-        except Exception as error:
+        except FRAMEWORK_RAISES as error:
             return self._stopped(error)
 
     def _plan_pair(self, example: Example) -> Turns | EncodingError:
@@ -246,7 +249,7 @@ class LlamaFactoryEncoder:
             return [oneturn_of(self.template, replace(example, response=(one,)), self._release) for one in answers]
         except EncodingError as error:
             return error
-        except Exception as error:
+        except FRAMEWORK_RAISES as error:
             return self._stopped(error)
 
     def _tokenize(self, planned: Iterable[Turns | EncodingError]) -> dict[str, Tokens | EncodingError]:

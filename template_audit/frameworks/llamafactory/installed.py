@@ -15,7 +15,7 @@ from template_audit.frameworks.llamafactory.converters import plain
 from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 from template_audit.frameworks.llamafactory.parsed_template import NULL
 from template_audit.model.tokenizer import token_text
-from template_audit.stream import LITERAL, EncodedStream, Piece
+from template_audit.stream import LITERAL, EncodedStream, Piece, common_prefix
 
 WORKER = Path(__file__).with_name("real_worker.py")
 _OWN_OPTIONS = ("packing", "neat_packing")  # they group examples and change none, once cutoff_len is lowered
@@ -104,7 +104,7 @@ class InstalledEncoder:
             return own
         if own.input_ids == ids and own.labels == labels:
             return own
-        at = first_difference(list(zip(own.input_ids, own.labels, strict=True)), list(zip(ids, labels, strict=True)))
+        at = common_prefix(list(zip(own.input_ids, own.labels, strict=True)), list(zip(ids, labels, strict=True)))
         what = f"built in {_around(own.input_ids, own.labels, at)}, installed {_around(ids, labels, at)}"
         self.mismatches.append(Mismatch(name, at, what))
         return replace(
@@ -119,11 +119,6 @@ class InstalledEncoder:
             texts.append(text)
             at += len(text)
         return EncodedStream(ids, labels, "".join(texts), spans, [Piece(0, at, LITERAL)] if at else [])
-
-
-def first_difference(a: Sequence[object], b: Sequence[object]) -> int:
-    """The first index at which two sequences differ; the shorter one's length when it begins the other."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _around(ids: Sequence[int], labels: Sequence[int], at: int) -> str:

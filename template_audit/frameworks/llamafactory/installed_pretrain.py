@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from template_audit.blocks import Block, Totals
 from template_audit.frameworks.external import Worker
 from template_audit.frameworks.interface import Mismatch
 from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
-from template_audit.frameworks.llamafactory.installed import first_difference
 from template_audit.frameworks.llamafactory.parsed_template import NULL
 from template_audit.frameworks.llamafactory.pretrain import LlamaFactoryPretrainEncoder
 from template_audit.frameworks.llamafactory.rows import map_batches
-from template_audit.pretraining import Block, Documents, Totals
+from template_audit.pretraining import Documents
+from template_audit.stream import common_prefix
 
 
 class InstalledPretrainEncoder(LlamaFactoryPretrainEncoder):
@@ -63,7 +64,7 @@ class InstalledPretrainEncoder(LlamaFactoryPretrainEncoder):
             size = "no such block" if theirs is None else f"{len(theirs)} tokens"
             self.mismatches.append(Mismatch(name, None, f"built in {len(block.input_ids)} tokens, installed {size}"))
             return block
-        at = first_difference(block.input_ids, theirs)
+        at = common_prefix(block.input_ids, theirs)
         what = f"built in {block.input_ids[at : at + 4]}, installed {theirs[at : at + 4]}"
         self.mismatches.append(Mismatch(name, at, what))
         return replace(block, input_ids=theirs)

@@ -19,7 +19,7 @@ ExampleRole = Literal["user", "assistant", "observation", "function"]
 ROW_KEY = "llamafactory"
 """Under this key of `Conversation.row` stands the Example (or the EncodingError) of the framework's converter."""
 
-_TOOL_RESULT_SEPARATOR = "\n</tool_response>\n<tool_response>\n"
+TOOL_RESULT_SEPARATOR = "\n</tool_response>\n<tool_response>\n"
 _FIELDS: dict[str, Field] = {
     "user": "content",
     "assistant": "content",
@@ -149,7 +149,7 @@ def _with_reasoning(i: int, message: Message, text: str, thought_words: tuple[st
 
 
 def _observation(results: list[tuple[int, str]]) -> ExampleMessage:
-    return ExampleMessage("observation", join((text for _, text in results), _TOOL_RESULT_SEPARATOR), results[0][0])
+    return ExampleMessage("observation", join((text for _, text in results), TOOL_RESULT_SEPARATOR), results[0][0])
 
 
 def _check_alternation(aligned: list[ExampleMessage]) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from template_audit.blocks import Block, DocumentSpan, Separator, Totals
 from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks.interface import Option
 from template_audit.frameworks.llamafactory.converters import Converted
 from template_audit.frameworks.llamafactory.rows import map_batches
-from template_audit.pretraining import Block, Documents, DocumentSpan, Separator, Totals
+from template_audit.pretraining import Documents
 from template_audit.stream import IGNORE
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 from template_audit.report.interface import ReportOptions
 
 if TYPE_CHECKING:
-    from template_audit.audit import Report
+    from template_audit.results import Report
 
 
 class TerminalFormat:

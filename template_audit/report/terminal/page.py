@@ -16,7 +16,7 @@ from template_audit.report.terminal.table import pair_table
 from template_audit.report.terminal.tokens import Side, special_ids
 
 if TYPE_CHECKING:
-    from template_audit.audit import Comparison, Report
+    from template_audit.results import Comparison, Report
 
 FEW_DIFFS = 3
 """How many diffs are drawn unless `verbose`."""

@@ -17,7 +17,8 @@ from template_audit.report.terminal.tokens import special_ids
 from template_audit.stream import IGNORE
 
 if TYPE_CHECKING:
-    from template_audit.pretraining import Block, DocumentSpan, PretrainReport
+    from template_audit.blocks import Block, DocumentSpan
+    from template_audit.pretraining import PretrainReport
 
 _LABEL = 20
 ASKED_FOR = "It was asked for."

@@ -10,8 +10,8 @@ from template_audit.report.terminal.screen import Screen
 from template_audit.stream import EncodedStream
 
 if TYPE_CHECKING:
-    from template_audit.audit import Comparison, Report
     from template_audit.frameworks.interface import Encoder, Mismatch
+    from template_audit.results import Comparison, Report
 
 _LABEL = 11
 _MANY = 3  # conversations with the same reason, from which on it is said once

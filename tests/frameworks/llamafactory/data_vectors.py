@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from template_audit.blocks import Totals
 from template_audit.errors import EncodingError, TemplateAuditError
 from template_audit.frameworks import load_encoder
 from template_audit.frameworks.llamafactory import converters, dataset_info, feedback, packing, pairwise
@@ -25,7 +26,6 @@ from template_audit.frameworks.llamafactory.registry import load_registry
 from template_audit.frameworks.llamafactory.special_tokens import copy_tokenizer
 from template_audit.frameworks.llamafactory.unsupervised import encode_prompts
 from template_audit.model import Model, load_model
-from template_audit.pretraining import Totals
 
 REPO = Path(__file__).resolve().parents[3]
 FIXTURES = REPO / "fixtures"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from template_audit.blocks import Totals
 from template_audit.errors import EncodingError
 from template_audit.frameworks import load_encoder
 from template_audit.frameworks.llamafactory import feedback, packing, pairwise
@@ -18,7 +19,7 @@ from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 from template_audit.frameworks.llamafactory.messages import Example
 from template_audit.frameworks.llamafactory.rows import map_batches, read_rows
 from template_audit.frameworks.llamafactory.unsupervised import encode_prompts
-from template_audit.pretraining import Totals, load_pretrain_encoder
+from template_audit.pretraining import load_pretrain_encoder
 from tests.frameworks.llamafactory.data_vectors import FIXTURES, OWN, SHARED, digest, model
 
 RECORD = json.loads((FIXTURES / "llamafactory" / "data_runs.json").read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from template_audit.blocks import Totals
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks import load_encoder
@@ -21,7 +22,6 @@ from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 from template_audit.frameworks.llamafactory.installed import InstalledEncoder, start
 from template_audit.frameworks.llamafactory.installed_pretrain import InstalledPretrainEncoder
 from template_audit.frameworks.llamafactory.pretrain import LlamaFactoryPretrainEncoder
-from template_audit.pretraining import Totals
 from template_audit.probes import load_probes
 from template_audit.stream import EncodedStream
 from tests.frameworks.llamafactory.vectors import model_of

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from template_audit.blocks import Block, Totals
 from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.converters import Converted, convert
 from template_audit.frameworks.llamafactory.dataset_info import DatasetAttributes
 from template_audit.frameworks.llamafactory.pretrain import LlamaFactoryPretrainEncoder, document_text
-from template_audit.pretraining import Block, Totals, load_pretrain_encoder
+from template_audit.pretraining import load_pretrain_encoder
 from template_audit.stream import IGNORE
 from tests.frameworks.llamafactory.data_vectors import OWN, SHARED, model
 
