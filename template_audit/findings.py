@@ -36,12 +36,24 @@ class Evidence(msgspec.Struct, frozen=True):
     text: str
 
 
-class FindingRecord(msgspec.Struct, frozen=True):
+class Location(msgspec.Struct, frozen=True):
+    """Where the cause of a finding stands: a file and, where it is certain, a line in it, counted from 1.
+
+    `path` is relative to the working directory when the file lies in it; the file of a model of the hub is
+    ``org/name/FILE``.
+    """
+
+    path: str
+    line: int | None = None
+
+
+class FindingRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A finding as the JSON report has it.
 
     `conversation` is None for findings about the model and the encoder as such. `message` is one
     sentence with the evidence in it. `turn` is the index of the message in the conversation.
     `fingerprint` identifies the finding across runs; it depends on no position or line number.
+    `cause` is equal for findings of one rule that have the same cause in different conversations.
     """
 
     rule: str
@@ -55,15 +67,12 @@ class FindingRecord(msgspec.Struct, frozen=True):
     why: str
     advice: str
     fingerprint: str
+    cause: str = ""
+    location: Location | None = None
 
 
 class Finding(FindingRecord, frozen=True):
-    """One thing that one rule found.
-
-    `cause` is equal for findings of one rule that have the same cause in different conversations.
-    """
-
-    cause: str = ""
+    """One thing that one rule found."""
 
     def record(self) -> FindingRecord:
         """The part that is in the JSON report."""
@@ -73,14 +82,14 @@ class Finding(FindingRecord, frozen=True):
 class Cause(NamedTuple):
     """Findings of one rule with one cause. The first of the gravest stands for all."""
 
-    first: Finding
+    first: FindingRecord
     conversations: tuple[str, ...]
     """The conversations that show it, in order; empty for a finding about the model."""
 
 
-def by_cause(findings: Iterable[Finding]) -> list[Cause]:
+def by_cause(findings: Iterable[FindingRecord]) -> list[Cause]:
     """Findings with the same rule and cause put together, in the order of their gravest ones."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
+    groups: dict[tuple[str, str], list[FindingRecord]] = {}
     for finding in sorted(findings, key=lambda finding: -SEVERITIES.index(finding.severity)):
         groups.setdefault((finding.rule, finding.cause or finding.fingerprint), []).append(finding)
     return [
@@ -180,9 +189,10 @@ class IgnoreRecord(msgspec.Struct, frozen=True):
 class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The JSON report.
 
-    `verification` is there when an installed framework took part; empty means equal. `suppressed` are
-    findings that the configuration ignores and `unused_ignores` its entries that fit this model and
-    encoder and took no finding; both are left out when empty.
+    `fail_on` is the threshold that `exit_code` goes by. `verification` is there when an installed framework
+    took part; empty means equal. `suppressed` are findings that the configuration ignores and
+    `unused_ignores` its entries that fit this model and encoder and took no finding. `known` are findings
+    that the baseline accepts, and `gone` those in the baseline that are no more. What is empty is left out.
     """
 
     schema_version: int
@@ -197,6 +207,9 @@ class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     verification: list[MismatchRecord] | None = None
     suppressed: list[SuppressedRecord] = []
     unused_ignores: list[IgnoreRecord] = []
+    fail_on: Threshold = "error"
+    known: list[FindingRecord] = []
+    gone: list[FindingRecord] = []
 
 
 def report_schema() -> dict[str, Any]:

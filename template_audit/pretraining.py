@@ -19,10 +19,16 @@ from template_audit.errors import UsageError
 from template_audit.findings import (
     SCHEMA_VERSION,
     SEVERITIES,
+    EncoderRecord,
     Evidence,
+    FileRecord,
     Finding,
     Level,
+    ModelRecord,
+    ReportRecord,
+    Summary,
     Threshold,
+    TokenizerRecord,
     at_least,
     fingerprint,
 )
@@ -213,6 +219,35 @@ class PretrainReport:
                 ],
             }
         return out
+
+    def record(self) -> ReportRecord:
+        """The report in the shape of an SFT audit, for the formats that print such: no conversations, no reference."""
+        encoder, tokenizer = self.encoder, self.encoder.model.tokenizer
+        severities = [finding.severity for finding in self.findings]
+        return ReportRecord(
+            schema_version=SCHEMA_VERSION,
+            model=ModelRecord(
+                encoder.model.id,
+                encoder.model.revision,
+                [FileRecord(file.path, file.sha256) for file in encoder.model.files],
+                TokenizerRecord(type(tokenizer).__name__, len(tokenizer)),
+            ),
+            versions=dict(self.versions),
+            reference=EncoderRecord("documents", {}, "Pre-training has no chat template to be held against."),
+            subject=EncoderRecord(encoder.spec, dict(encoder.options), self.why, list(self.notes)),
+            conversations=[],
+            findings=[finding.record() for finding in self.findings],
+            summary=Summary(
+                **{severity: severities.count(severity) for severity in SEVERITIES},
+                conversations=0,
+                evaluated=0,
+                agree=0,
+            ),
+            exit_code=self.exit_code,
+            suppressed=[suppressed.record() for suppressed in self.suppressed],
+            unused_ignores=[ignore.record() for ignore in self.unused_ignores],
+            fail_on=self.fail_on,
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -158,6 +158,7 @@ class Report:
             else [MismatchRecord(m.conversation, m.position, m.what) for m in self.mismatches],
             suppressed=[suppressed.record() for suppressed in self.suppressed],
             unused_ignores=[ignore.record() for ignore in self.unused_ignores],
+            fail_on=self.fail_on,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -339,6 +339,7 @@ def test_json_report() -> None:
         "why",
         "advice",
         "fingerprint",
+        "cause",
     }
     jsonschema.validate(json.loads(json.dumps(data)), report_schema())
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from template_audit.cli import pretrain
 from template_audit.cli.inputs import REFERENCE, Inputs, inputs, with_probes
-from template_audit.cli.options import configured, output_option, output_stream
+from template_audit.cli.options import Outputs, configured, reported
 from template_audit.errors import UsageError
-from template_audit.report import formats
 
 if TYPE_CHECKING:
     from template_audit.config import Config
@@ -40,15 +38,7 @@ DEFAULT_FRAMEWORK = "llamafactory"
 )
 @click.option("--reference", metavar="SPEC", default=REFERENCE, show_default=True, help="What the model expects.")
 @configured
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(list(formats())),
-    default="terminal",
-    show_default=True,
-    help="How to print.",
-)
-@output_option
+@reported
 @click.option(
     "--verify",
     is_flag=True,
@@ -65,8 +55,7 @@ def COMMAND(
     encoder: str,
     reference: str,
     config: Config,
-    output_format: str,
-    output: Path | None,
+    outputs: Outputs,
     verify: bool,
     verbose: bool,
     quiet: bool,
@@ -84,8 +73,6 @@ def COMMAND(
     Severities, --fail-on and findings to ignore can be set in template-audit.toml, or in pyproject.toml
     under tool.template-audit, in the working directory or a folder above.
     """
-    from template_audit.report import get_format
-    from template_audit.report.interface import ReportOptions
     from template_audit.training import is_training_config, read_training_run
 
     if verify and given.python is None:
@@ -93,17 +80,13 @@ def COMMAND(
     if is_training_config(given.target):
         run = read_training_run(given.target, overrides)
         if run.stage == "pt":
-            return _pretraining(
-                given, run, encoder, config, output_format, output, verify=verify, verbose=verbose, quiet=quiet
-            )
+            return _pretraining(given, run, encoder, config, outputs, verify=verify, verbose=verbose, quiet=quiet)
         report = _audit_run(given, run, encoder, reference, config, rows)
     elif overrides:
         raise UsageError(f"`{overrides[0]}` overrides a training config, and `{given.target}` is a model.")
     else:
         report = _audit(given, encoder, reference, config)
-    options = ReportOptions(verbose=verbose, quiet=quiet, colour=False if output else None)
-    with output_stream(output) as stream:
-        get_format(output_format).write(report, stream, options)
+    outputs.write(lambda form, *where: form.write(report, *where), verbose=verbose, quiet=quiet)
     return max(report.exit_code, 1) if verify and report.mismatches else report.exit_code
 
 
@@ -180,8 +163,7 @@ def _pretraining(
     run: TrainingRun,
     encoder: str,
     config: Config,
-    output_format: str,
-    output: Path | None,
+    outputs: Outputs,
     *,
     verify: bool,
     verbose: bool,
@@ -201,4 +183,4 @@ def _pretraining(
     )
     why = f"{run.config} says `template: {'null' if run.template is None else run.template}`, stage pt."
     report = audit_pretraining(chosen, documents, why=why, config=config)
-    return pretrain.print_report(report, output_format, output, verify=verify, verbose=verbose, quiet=quiet)
+    return pretrain.print_report(report, outputs, verify=verify, verbose=verbose, quiet=quiet)

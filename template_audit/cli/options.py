@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 import click
 
 from template_audit.errors import UsageError
+from template_audit.report import formats
 
 if TYPE_CHECKING:
     from template_audit.findings import Threshold
+    from template_audit.report.interface import ReportFormat, ReportOptions
     from template_audit.report.terminal.screen import Screen
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,7 +36,7 @@ format_option: Callable[[F], F] = click.option(
 )
 
 
-def _in_a_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+def _in_a_folder(ctx: click.Context | None, param: click.Parameter | None, path: Path | None) -> Path | None:
     """Refuse at once what could not be written in the end."""
     if path is not None and not path.absolute().parent.is_dir():
         raise UsageError(f"Cannot write `{path}`: there is no folder {path.absolute().parent}.")
@@ -46,6 +49,104 @@ output_option: Callable[[F], F] = click.option(
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     callback=_in_a_folder,
     help="Write there instead of to the terminal.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where a command's report goes: pairs of a format's name and a file, None being the standard output.
+
+    The standard output comes last: a reader that goes away early costs no file.
+    """
+
+    places: tuple[tuple[str, Path | None], ...]
+
+    def write(
+        self,
+        writer: Callable[[ReportFormat, TextIO, ReportOptions], None],
+        *,
+        verbose: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        """Call `writer` for every format with the stream that it writes to.
+
+        A command that prints records, and has a picture of its own for the terminal, looks at
+        ``isinstance(format, RecordFormat)``.
+        """
+        from template_audit.report import get_format
+        from template_audit.report.interface import ReportOptions
+
+        for name, path in self.places:
+            options = ReportOptions(verbose=verbose, quiet=quiet, colour=False if path else None)
+            with output_stream(path) as stream:
+                writer(get_format(name), stream, options)
+
+
+def reported(command: F) -> F:
+    """Give a command ``--format`` and a repeatable ``--output [NAME=]FILE``; it receives `outputs`, an `Outputs`."""
+
+    @wraps(command)
+    def run(*args: Any, output_format: str, output: tuple[str, ...], **rest: Any) -> Any:
+        return command(*args, outputs=_outputs(output_format, output), **rest)
+
+    decorated: Any = run
+    for option in reversed(_REPORTED):
+        decorated = option(decorated)
+    return cast(F, decorated)
+
+
+def _outputs(name: str, output: Sequence[str]) -> Outputs:
+    """The places that ``--format`` and ``--output`` name. Raises UsageError for one that cannot be written."""
+    files: list[tuple[str, Path]] = []
+    plain: Path | None = None
+    for given in output:
+        label, equals, file = given.partition("=")
+        if equals and label in formats():
+            files.append((label, _writable(Path(file), given)))
+        elif equals and not {"/", ".", os.sep} & set(label):
+            raise UsageError(
+                f"`--output {given}`: there is no format `{label}`; known are {', '.join(formats())}. "
+                f"A file of that name is ./{given}."
+            )
+        elif plain is not None:
+            raise UsageError(
+                f"`--output {plain}` and `--output {given}`: of several, each needs its format: NAME=FILE."
+            )
+        else:
+            plain = _writable(Path(given), given)
+    paths = [path.resolve() for path in (*(path for _, path in files), *([plain] if plain else []))]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"`--output` names {twice} twice; give every format a file of its own.")
+    return Outputs((*files, (name, plain)))
+
+
+def _writable(path: Path, given: str) -> Path:
+    """Refuse at once what could not be written in the end."""
+    if not path.name or path.is_dir():
+        raise UsageError(f"`--output {given}` names a folder; give a file in it.")
+    _in_a_folder(None, None, path)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UsageError(f"Cannot write `{path}`: permission denied.")
+    return path
+
+
+_REPORTED = (
+    click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(list(formats())),
+        default="terminal",
+        show_default=True,
+        help="How to print.",
+    ),
+    click.option(
+        "--output",
+        metavar="[NAME=]FILE",
+        multiple=True,
+        help="Write there instead of to the terminal; with the name of a format, write that format there in "
+        "addition. May be repeated.",
+    ),
 )
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from template_audit.cli.inputs import Inputs, model_inputs
-from template_audit.cli.options import assignments, configured, format_option, output_option, output_stream
+from template_audit.cli.options import Outputs, assignments, configured, reported
 from template_audit.errors import UsageError
+from template_audit.report.interface import RecordFormat
 
 if TYPE_CHECKING:
     from template_audit.config import Config
     from template_audit.pretraining import PretrainReport
+    from template_audit.report.interface import ReportFormat, ReportOptions
 
 
 @click.command("pretrain")
@@ -55,8 +56,7 @@ if TYPE_CHECKING:
     help="With --python: fail unless the built-in encoder gives what the installed framework gives.",
 )
 @configured
-@format_option
-@output_option
+@reported
 @click.option("-v", "--verbose", is_flag=True, help="The whole text of the block.")
 @click.option("-q", "--quiet", is_flag=True, help="The totals alone.")
 @model_inputs
@@ -73,8 +73,7 @@ def COMMAND(
     python: str | None,
     verify: bool,
     config: Config,
-    output_format: str,
-    output: Path | None,
+    outputs: Outputs,
     verbose: bool,
     quiet: bool,
 ) -> int:
@@ -93,29 +92,31 @@ def COMMAND(
     )
     documents = chosen.open_documents(datasets, dataset_dir=dataset_dir, column=column, max_samples=max_samples)
     report = audit_pretraining(chosen, documents, block=block, why=why, config=config)
-    return print_report(report, output_format, output, verify=verify, verbose=verbose, quiet=quiet)
+    return print_report(report, outputs, verify=verify, verbose=verbose, quiet=quiet)
 
 
 def print_report(
     report: PretrainReport,
-    output_format: str,
-    output: Path | None,
+    outputs: Outputs,
     *,
     verify: bool = False,
     verbose: bool = False,
     quiet: bool = False,
 ) -> int:
     """Print the report and return its exit code; with `verify`, 1 when an installed framework gave something else."""
-    with output_stream(output) as stream:
-        if output_format == "json":
+
+    def write(form: ReportFormat, stream: TextIO, options: ReportOptions) -> None:
+        if form.name == "json":
             from template_audit.report.json import write_json
 
             write_json(report.to_dict(), stream)
+        elif isinstance(form, RecordFormat):
+            form.write_records([report.record()], stream, options)
         else:
-            from template_audit.report.interface import ReportOptions
             from template_audit.report.terminal.pretraining import show_pretraining
             from template_audit.report.terminal.screen import Screen
 
-            screen = Screen(stream, ReportOptions(colour=False if output else None))
-            show_pretraining(screen, report, verbose=verbose, quiet=quiet)
+            show_pretraining(Screen(stream, options), report, verbose=verbose, quiet=quiet)
+
+    outputs.write(write, verbose=verbose, quiet=quiet)
     return max(report.exit_code, 1) if verify and report.mismatches else report.exit_code

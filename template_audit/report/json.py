@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from template_audit.findings import SCHEMA_VERSION
 from template_audit.report.interface import ReportOptions
 from template_audit.report.sanitize import is_hidden
 
 if TYPE_CHECKING:
+    from template_audit.findings import ReportRecord
     from template_audit.results import Report
 
 _NOT_PLAIN = re.compile(r"[^\x00-\x7e]")
@@ -40,13 +43,24 @@ def write_json(value: Any, stream: TextIO) -> None:
 
 
 class JsonFormat:
-    """`Report.to_dict` as JSON. `verbose` and `quiet` change nothing: a reader picks what it wants."""
+    """`Report.to_dict` as JSON. `verbose` and `quiet` change nothing: a reader picks what it wants.
+
+    Several reports are ``{"schema_version", "reports": [...], "exit_code"}``, the code being the gravest of all.
+    """
 
     name = "json"
 
     def write(self, report: Report, stream: TextIO, options: ReportOptions) -> None:
         """Write the report; see `ReportFormat.write`."""
         write_json(report.to_dict(), stream)
+
+    def write_records(self, records: Sequence[ReportRecord], stream: TextIO, options: ReportOptions) -> None:
+        """Write the reports; see `RecordFormat.write_records`."""
+        import msgspec
+
+        reports = [msgspec.to_builtins(record) for record in records]
+        code = max((record.exit_code for record in records), default=0)
+        write_json({"schema_version": SCHEMA_VERSION, "reports": reports, "exit_code": code}, stream)
 
 
 FORMAT = JsonFormat()

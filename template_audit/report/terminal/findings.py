@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from template_audit.findings import Cause, Evidence, Finding
+from template_audit.findings import Cause, Evidence, FindingRecord
 from template_audit.report.terminal.screen import Screen
 
 _LABEL = 8  # columns of "why" and "fix"
@@ -84,7 +84,7 @@ def _names(names: list[str], *, everything: bool = False) -> str:
     return ", ".join(shown) + (f" and {rest} more" if rest else "")
 
 
-def _message(finding: Finding) -> str:
+def _message(finding: FindingRecord) -> str:
     if finding.turn is None:
         return ""
     return f" (message {finding.turn}, {finding.role})" if finding.role else f" (message {finding.turn})"
