@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from template_audit.alignment import compare
+from template_audit.alignment import Alignment, compare
 from template_audit.config import Config
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, UsageError
@@ -67,19 +67,19 @@ def audit(
     config = config or Config()
     fail_on = fail_on or config.fail_on or "error"
     severities = {**config.severities, **(severities or {})}
-    rules = _with_severities(severities, fail_on)
+    rules = rules_with(severities, fail_on)
     builtin = {conversation.id: conversation for conversation in load_probes(model)}
     given = list(builtin.values()) if conversations is None else list(conversations)
     reference, reference_why = choose_encoder(
-        reference, model, **{**_common_options(reference, options or {}), **(reference_options or {})}
+        reference, model, **{**common_options(reference, options or {}), **(reference_options or {})}
     )
     subject, chosen_why = choose_encoder(
         subject, model, framework_source=framework_source, python=python, **(options or {})
     )
-    compared = tuple(_compare(given, reference, subject))
-    audited = _Audit(model, reference, subject, rules, severities, builtin)
+    compared = tuple(compare_all(given, reference, subject))
+    examined = Examiner(model, reference, subject, rules, severities, builtin)
     sifted = config.sift(
-        audited.findings(compared),
+        examined.findings(compared),
         model=model.id,
         encoder=subject.spec,
         conversations=[conversation.id for conversation in given],
@@ -94,14 +94,15 @@ def audit(
         comparisons=compared,
         findings=sifted.findings,
         fail_on=fail_on,
-        versions={**_versions(model), **_installed_versions(subject)},
+        versions={**versions_of(model), **_installed_versions(subject)},
         suppressed=sifted.suppressed,
         unused_ignores=sifted.unused,
         config=config,
     )
 
 
-def _compare(conversations: Sequence[Conversation], reference: Encoder, subject: Encoder) -> Iterator[Comparison]:
+def compare_all(conversations: Sequence[Conversation], reference: Encoder, subject: Encoder) -> Iterator[Comparison]:
+    """Every conversation through both encoders, and the streams laid beside each other."""
     theirs = reference.encode_batch(conversations, keep_errors=True)
     ours = subject.encode_batch(conversations, keep_errors=True)
     for conversation, ref, sub in zip(conversations, theirs, ours, strict=True):
@@ -111,14 +112,16 @@ def _compare(conversations: Sequence[Conversation], reference: Encoder, subject:
         yield Comparison(conversation, ref, sub, alignment)
 
 
-def _common_options(reference: str | Encoder, options: Mapping[str, Any]) -> dict[str, Any]:
+def common_options(reference: str | Encoder, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the subject's options that the reference has, too."""
     if not isinstance(reference, str):
         return {}
     known = {option.name for option in get_framework(parse_spec(reference).framework).options()}
     return {name: value for name, value in options.items() if name in known}
 
 
-def _with_severities(severities: Mapping[str, Level], fail_on: Threshold) -> dict[str, Rule]:
+def rules_with(severities: Mapping[str, Level], fail_on: Threshold) -> dict[str, Rule]:
+    """All rules. Raises UsageError for an unknown rule in `severities`, a severity or a threshold that is none."""
     rules = all_rules()
     for name, severity in {**severities, "": fail_on}.items():
         if name and name not in rules:
@@ -134,14 +137,15 @@ def _installed_versions(encoder: Encoder) -> dict[str, str]:
     return {f"installed {name}": version for name, version in versions.items()}
 
 
-def _versions(model: Model) -> dict[str, str]:
+def versions_of(model: Model) -> dict[str, str]:
+    """The versions of what read the model, and of this package."""
     from template_audit import __version__
 
     return {**model.versions, "template-audit": __version__}
 
 
 @dataclass(frozen=True, slots=True)
-class _Audit:
+class Examiner:
     """Applies the rules and turns their hits into findings."""
 
     model: Model
@@ -149,56 +153,60 @@ class _Audit:
     subject: Encoder
     rules: Mapping[str, Rule]
     severities: Mapping[str, Level]
-    builtin: Mapping[str, Conversation]
+    builtin: Mapping[str, Conversation] = field(default_factory=dict)
     """The probes as this model gets them, by id."""
 
     def findings(self, comparisons: Sequence[Comparison]) -> list[Finding]:
+        """Everything that the rules find, each finding once: by severity, catalogue and conversation."""
         found: list[tuple[Finding, int]] = []
         cases = []
         for place, comparison in enumerate(comparisons):
             if comparison.alignment is None:
-                found += [(finding, place) for finding in self._refused(comparison)]
+                found += [(finding, place) for finding in self.refused(comparison)]
                 continue
-            case = Case(
-                self.model,
-                comparison.conversation,
-                self.reference,
-                self.subject,
-                comparison.alignment.reference,
-                comparison.alignment.subject,
-                comparison.alignment,
-            )
+            case = self.case(comparison.conversation, comparison.alignment)
             cases.append(case)
-            for rule in self._in_scope("conversation"):
-                found += [(finding, place) for finding in self._of_rule(rule, rule.check(case), case, comparison.lacks)]
-        model_case = ModelCase(self.model, self.reference, self.subject, tuple(cases))
-        for rule in self._in_scope("model"):
-            found += [(finding, -1) for finding in self._of_rule(rule, rule.check(model_case), None)]
+            for rule in self.in_scope("conversation"):
+                found += [(finding, place) for finding in self.of_rule(rule, case, comparison.lacks)]
+        found += [(finding, -1) for finding in self.of_model(cases)]
         order = list(self.rules)
         found.sort(key=lambda item: (-SEVERITIES.index(item[0].severity), order.index(item[0].rule), item[1]))
         once = {(finding.rule, finding.fingerprint): finding for finding, _ in reversed(found)}
         return [finding for finding, _ in found if once[finding.rule, finding.fingerprint] is finding]
 
-    def _in_scope(self, scope: str) -> Iterator[Rule]:
+    def case(self, conversation: Conversation, alignment: Alignment) -> Case:
+        """What rules look at: a conversation and its two streams beside each other."""
+        return Case(
+            self.model,
+            conversation,
+            self.reference,
+            self.subject,
+            alignment.reference,
+            alignment.subject,
+            alignment,
+        )
+
+    def in_scope(self, scope: str) -> Iterator[Rule]:
+        """The rules of a scope that are on."""
         return (rule for rule in self.rules.values() if rule.scope == scope and self._on(rule))
 
     def _on(self, rule: Rule) -> bool:
         return self.severities.get(rule.name) != "off"
 
-    def _of_rule(
-        self, rule: Rule, hits: Iterable[Hit], case: Case | None, lacks: str | None = None
-    ) -> Iterator[Finding]:
-        """One finding for every cause: the first place stands for the others."""
-        groups: dict[str, list[Hit]] = {}
-        for hit in hits:
-            groups.setdefault(hit.key, []).append(hit)
-        for same in groups.values():
-            hit = same[0]
-            if len(same) > 1:
-                hit = replace(hit, message=f"{hit.message} ({len(same)} times.)")
-            yield self._finding(rule, hit, case.conversation if case else None, case, lacks)
+    def of_rule(self, rule: Rule, case: Case, lacks: str | None = None) -> Iterator[Finding]:
+        """What one rule finds in a case: one finding for every cause, the first place stands for the others."""
+        for same in by_key(rule.check(case)):
+            yield self._finding(rule, _first(same), case.conversation, case, lacks)
 
-    def _refused(self, comparison: Comparison) -> Iterator[Finding]:
+    def of_model(self, cases: Sequence[Case]) -> Iterator[Finding]:
+        """What the rules about the model and the encoders find."""
+        model_case = ModelCase(self.model, self.reference, self.subject, tuple(cases))
+        for rule in self.in_scope("model"):
+            for same in by_key(rule.check(model_case)):
+                yield self._finding(rule, _first(same), None)
+
+    def refused(self, comparison: Comparison) -> Iterator[Finding]:
+        """The findings about a conversation that one side does not take."""
         if comparison.unsupported:
             return
         for side, encoder, other in (
@@ -216,7 +224,13 @@ class _Audit:
             about_model = rule.name == "template-missing"
             yield self._finding(rule, Hit(message, key=side.kind), None if about_model else comparison.conversation)
 
-    def _severity(self, rule: Rule, hit: Hit, conversation: Conversation | None, lacks: str | None) -> Severity:
+    def cause(self, rule: Rule, key: str) -> str:
+        """What is the same for findings of `rule` with this key, whatever the conversation."""
+        return fingerprint(rule.name, self.reference.spec, self.subject.spec, key)
+
+    def severity(
+        self, rule: Rule, hit: Hit, conversation: Conversation | None = None, lacks: str | None = None
+    ) -> Severity:
         """The user's word counts first; a probe that asks for what the model cannot do accuses nobody."""
         chosen = self.severities.get(rule.name, "off")
         if chosen != "off":
@@ -235,10 +249,10 @@ class _Audit:
         lacks: str | None = None,
     ) -> Finding:
         turn = hit.turn
-        cause = fingerprint(rule.name, self.reference.spec, self.subject.spec, hit.key)
+        cause = self.cause(rule, hit.key)
         return Finding(
             rule=rule.name,
-            severity=self._severity(rule, hit, conversation, lacks),
+            severity=self.severity(rule, hit, conversation, lacks),
             conversation=None if conversation is None else conversation.id,
             message=hit.message,
             turn=turn,
@@ -250,6 +264,18 @@ class _Audit:
             fingerprint=fingerprint(cause, None if conversation is None else conversation.id),
             cause=cause,
         )
+
+
+def by_key(hits: Iterable[Hit]) -> Iterable[list[Hit]]:
+    """Hits of one rule with the same key put together, in the order in which they came."""
+    groups: dict[str, list[Hit]] = {}
+    for hit in hits:
+        groups.setdefault(hit.key, []).append(hit)
+    return groups.values()
+
+
+def _first(same: list[Hit]) -> Hit:
+    return same[0] if len(same) == 1 else replace(same[0], message=f"{same[0].message} ({len(same)} times.)")
 
 
 def _evidence(stream: EncodedStream, span: tuple[int, int] | None) -> Evidence | None:

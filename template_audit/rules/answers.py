@@ -12,6 +12,7 @@ from template_audit.rules.interface import Case, Hit, rule
     "answer-partly-trained",
     severity="error",
     group="Labels",
+    reads="structure",
     what="Some tokens of an answer's text are trained, and some are masked that the chat template's own mask trains.",
     why="The model learns the rest of an answer without its beginning, or an answer that is never finished; a masked "
     "first token leaves open how answers begin.",

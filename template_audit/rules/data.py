@@ -12,10 +12,16 @@ from template_audit.rules.interface import Case, Hit, refusal_rule, rule
 _PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.]*\s*\}\}|<(?:NAME|AUTHOR)>")
 
 
+def may_hold_placeholder(text: str) -> bool:
+    """False for text in which `unfilled-placeholder` finds nothing; quick."""
+    return "{{" in text or "<NAME>" in text or "<AUTHOR>" in text
+
+
 @rule(
     "truncated-supervision",
     severity="warning",
     group="Data",
+    reads="structure",
     what="The length limit cut text of a message, or left out whole turns.",
     why="The model learns answers that stop in the middle without an end marker, or answers to questions that are "
     "not there.",
@@ -43,6 +49,7 @@ def truncated_supervision(case: Case) -> Iterator[Hit]:
     "unfilled-placeholder",
     severity="warning",
     group="Data",
+    reads="structure",
     what="A placeholder such as `{{name}}` stands in the text.",
     why="Somebody meant to fill it in. The model learns to write it.",
     advice="Fill it in before training (LLaMA-Factory's identity.json has `{{name}}` and `{{author}}`).",
@@ -61,6 +68,7 @@ def unfilled_placeholder(case: Case) -> Iterator[Hit]:
     "empty-response",
     severity="warning",
     group="Data",
+    reads="structure",
     what="An answer is empty or only whitespace.",
     why="The model learns to say nothing: to stop at once, or to write a blank.",
     advice="Drop such examples.",

@@ -16,6 +16,7 @@ from template_audit.rules.interface import Case, Hit, rule
     "field-dropped",
     severity="error",
     group="Stream",
+    reads="structure",
     what="A field of a message is in one stream and not in the other: the text beside a tool call, a call's name or "
     "argument, the reasoning of the last answer.",
     why="The model learns to act without what it is given, or never learns to write what inference expects.",
@@ -79,6 +80,7 @@ def _spells(side: Side, message: int, spellings: list[str]) -> bool:
     "tool-layout-drift",
     severity="error",
     group="Stream",
+    reads="structure",
     what="Tool definitions, calls or results are laid out differently.",
     why="The model is taught one calling convention and prompted with another: calls come out in a format that the "
     "server's parser does not know, or not at all.",
@@ -145,6 +147,7 @@ def _part(facts: Facts, hunk: Hunk) -> str:
     "thinking-injected",
     severity="warning",
     group="Stream",
+    reads="structure",
     what="Training shows thinking (reasoning, or an empty thought) where the chat template shows none.",
     why="The model sees its earlier thoughts in training and not at inference, or learns that an answer begins with a "
     "thought which the template does not ask for.",
@@ -161,6 +164,7 @@ def thinking_injected(case: Case) -> Iterator[Hit]:
     "thinking-stripped",
     severity="info",
     group="Stream",
+    reads="structure",
     what="The chat template shows thinking (earlier reasoning, or an empty thought) where training has none.",
     why="The model is trained on answers without the thought that inference puts before them. Most templates strip "
     "earlier thoughts on purpose.",

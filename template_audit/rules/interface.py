@@ -26,6 +26,15 @@ Scope = Literal["conversation", "model", "refusal", "pretraining"]
 """What a rule looks at: a `Case`, a `ModelCase`, an encoder's refusal to encode a conversation, or a `PretrainCase`."""
 
 
+Reads = Literal["anything", "structure"]
+"""What of a conversation decides about a rule's hits: their number, keys and severities.
+
+``structure``: for rows that are plain, nothing but the row's structure, both as
+`template_audit.scanning.structure` defines them. The same text in other words gives the same hits.
+``anything``: this cannot be promised, and a scan applies the rule to every row.
+"""
+
+
 @dataclass(frozen=True)
 class Case:
     """One conversation through both encoders: everything that a rule may look at."""
@@ -78,7 +87,10 @@ class Hit:
 class Rule:
     """A catalogue entry with its check. The texts are what `rules NAME` and docs/rules print.
 
-    `example` and `incidents` stand in pages.toml beside this file.
+    `example` and `incidents` stand in pages.toml beside this file. `reads` and `concerns` spare work
+    when a whole data set is scanned: what decides about the hits, and for which models there can be any
+    (None: all). A rule of scope "model" that reads
+    the structure is applied to every row of a scan by itself, any other to the first rows.
     """
 
     name: str
@@ -89,6 +101,8 @@ class Rule:
     why: str
     advice: str
     check: Callable[..., Iterator[Hit] | Iterable[Hit]] = field(repr=False)
+    reads: Reads = "anything"
+    concerns: Callable[[Model], bool] | None = field(default=None, repr=False)
 
     @property
     def example(self) -> str:
@@ -121,13 +135,15 @@ def rule(
     why: str,
     advice: str,
     scope: Scope = "conversation",
+    reads: Reads = "anything",
+    concerns: Callable[[Model], bool] | None = None,
 ) -> Callable[[Callable[..., Iterator[Hit]]], Callable[..., Iterator[Hit]]]:
     """Register the decorated function: ``check(case: Case)``, or ``ModelCase`` for scope "model"."""
 
     def register(check: Callable[..., Iterator[Hit]]) -> Callable[..., Iterator[Hit]]:
         if name in _REGISTRY:
             raise ValueError(f"rule {name} is defined twice")
-        _REGISTRY[name] = Rule(name, severity, group, scope, what, why, advice, check)
+        _REGISTRY[name] = Rule(name, severity, group, scope, what, why, advice, check, reads, concerns)
         return check
 
     return register

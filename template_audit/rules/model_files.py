@@ -112,10 +112,15 @@ def missing_generation_tags(case: ModelCase) -> Iterator[Hit]:
         yield Hit("The chat template has no `{% generation %}` tags.")
 
 
+def _has_tags(model: Model) -> bool:
+    return any(_GENERATION.search(template) for template in model.chat_templates.values())
+
+
 @rule(
     "generation-mask-wrong",
     severity="error",
     group="Model files",
+    concerns=_has_tags,
     what="The `{% generation %}` tags mark other text than the assistant's turns.",
     why="A trainer that goes by the tags trains prompts, or leaves the end of answers out.",
     advice="Put the tags around everything that the model writes, from the end of the generation prompt through the "

@@ -105,6 +105,7 @@ def _shown(facts: Facts, prompt: Prompt, message: int) -> str | None:
     "generation-prompt-drift",
     severity="error",
     group="Stream",
+    reads="structure",
     what="The tokens before a trained answer are not the ones that inference shows the model at that place.",
     why="The model learns to answer after one sequence and is asked to answer after another. It starts off its "
     "training distribution at the very first token, which shows as ignored instructions, repeated headers or "
@@ -162,6 +163,7 @@ def _shown_token(case: Case, drift: PromptDrift) -> str:
     "not-prefix-stable",
     severity="warning",
     group="Stream",
+    reads="structure",
     what="What inference shows before an answer is not how the whole conversation begins: the chat template writes "
     "a message differently once another follows.",
     why="A conversation trained as one sequence then shows earlier turns in a form that the model never sees when "
@@ -196,6 +198,7 @@ def _only_answer_differs(case: Case, prompt: Prompt, at: int) -> bool:
     "system-prompt-drift",
     severity="warning",
     group="Stream",
+    reads="structure",
     what="What stands before the first turn differs: a system prompt that only one side adds, drops or rewrites.",
     why="The model is trained under one system prompt and used under another (or under none). Small models lean on "
     "it heavily: persona, date and tool habits learned in training may not show at inference.",

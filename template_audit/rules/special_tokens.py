@@ -13,6 +13,7 @@ from template_audit.rules.markers import split_markers, unknown_in_template
     "foreign-special-token",
     severity="error",
     group="Special tokens",
+    reads="structure",
     what="The framework's template writes a control token of another model family. This tokenizer does not have it "
     "and takes it apart into ordinary pieces.",
     why="Instead of one token with one meaning the model sees a string of punctuation and word pieces that it never "
@@ -34,6 +35,7 @@ def foreign_special_token(case: Case) -> Iterator[Hit]:
     "special-token-split",
     severity="error",
     group="Special tokens",
+    reads="structure",
     what="A marker that is one token of this model becomes several tokens in the subject.",
     why="The model knows the marker as one token; its spelling in pieces means nothing to it, and generation does "
     "not stop at it.",
@@ -55,6 +57,7 @@ def special_token_split(case: Case) -> Iterator[Hit]:
     "unknown-special-token",
     severity="error",
     group="Special tokens",
+    reads="structure",
     what="Text of the template becomes the unknown token, or a token that the template looks up does not exist.",
     why="Markers that map to the unknown token all look alike to the model, and a missing id stops the training run.",
     advice="Use a template of this model's own family, or add the token to the tokenizer and resize the embedding.",
@@ -95,6 +98,7 @@ def vocabulary_grows(case: ModelCase) -> Iterator[Hit]:
     "special-token-injection",
     severity="warning",
     group="Special tokens",
+    reads="structure",
     what="Text that somebody wrote (a message, a tool result, a system prompt) becomes a control token.",
     why="The data can then end a turn, or begin another speaker's, in the middle of a message. At inference the same "
     "hole lets a user or a web page write turns in the assistant's name.",
@@ -125,6 +129,7 @@ def special_token_injection(case: Case) -> Iterator[Hit]:
     severity="error",
     group="Special tokens",
     scope="model",
+    reads="structure",
     what="The marker that ends a trained answer is not a token at which generation stops.",
     why="The model writes its end marker and the runtime does not take it for one: answers run on until the length "
     "limit.",
@@ -171,6 +176,7 @@ def _names(facts: Facts) -> str:
     severity="warning",
     group="Special tokens",
     scope="model",
+    reads="structure",
     what="The pad token is the eos token. A warning when the end of an answer is masked with it, else info.",
     why="Collators that mask padding by its id mask the real end of the answer, too, and the model never learns to "
     "stop.",

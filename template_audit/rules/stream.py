@@ -16,6 +16,7 @@ from template_audit.stream import EncodedStream
     "token-drift",
     severity="error",
     group="Stream",
+    reads="structure",
     what="Training has other tokens than the chat template, and no more specific rule says why. Where nothing trained "
     "follows, it is info.",
     why="Every trained token is conditioned on what stands before it. A header or a marker that inference never shows "
@@ -67,6 +68,7 @@ def _turn(facts: Facts, hunk: Hunk) -> tuple[int | None, str]:
     "whitespace-drift",
     severity="warning",
     group="Stream",
+    reads="structure",
     what="Only whitespace differs: a newline or a blank more or less, trimmed content.",
     why="Whitespace is tokens, too, and often merges with its neighbours into different ones. The effect is small "
     "where it stands in a prompt; it shows in greedy answers and in prefix caches.",
@@ -92,6 +94,7 @@ def _blanks(text: str) -> str:
     "segmentation-drift",
     severity="warning",
     group="Stream",
+    reads="structure",
     what="The same text is other tokens in training than the chat template's text gives.",
     why="Frameworks that encode piece by piece cut where the tokenizer would merge. The model then reads ids at "
     "inference that it did not see in training; of the two, only the chat template's are what a prompt will hold.",
@@ -144,6 +147,7 @@ def _leading_bos(ids: list[int], bos: int) -> int:
     "double-bos",
     severity="error",
     group="Stream",
+    reads="structure",
     what="The stream begins with two BOS tokens, in training or as the chat template writes it.",
     why="The template writes one and the tokenizer adds another. The model never saw two in pre-training; quality "
     "drops, in training and at inference.",
@@ -166,6 +170,7 @@ def double_bos(case: Case) -> Iterator[Hit]:
     "missing-bos",
     severity="error",
     group="Stream",
+    reads="structure",
     what="The chat template begins with BOS and training does not.",
     why="Models that were pre-trained with BOS lean on it as a fixed first token; without it the first tokens are "
     "read differently, in every example.",
@@ -186,6 +191,7 @@ def missing_bos(case: Case) -> Iterator[Hit]:
     "bogus-bos",
     severity="error",
     group="Stream",
+    reads="structure",
     what="Training begins with BOS and the chat template does not.",
     why="The model is trained behind a token that inference does not show.",
     advice="Use a framework template without BOS in its prefix, as the chat template has none.",
@@ -205,6 +211,7 @@ def bogus_bos(case: Case) -> Iterator[Hit]:
     "message-dropped",
     severity="error",
     group="Stream",
+    reads="structure",
     what="A message of the conversation is in one stream and not in the other.",
     why="The model learns to answer a conversation that lacks a turn, or one that inference would not show.",
     advice="Check the data format: roles that the framework does not know, and results that no answer follows, are "

@@ -114,6 +114,7 @@ def _hits(case: Case, name: str) -> Iterator[Hit]:
     "missing-turn-end",
     severity="error",
     group="Turn ends",
+    reads="structure",
     what="An answer is not followed by the marker with which the chat template ends it.",
     why="A model that never saw the marker after an answer does not learn to write it: it runs on, into the next "
     "turn or until the length limit.",
@@ -127,6 +128,7 @@ def missing_turn_end(case: Case) -> Iterator[Hit]:
     "duplicate-turn-end",
     severity="error",
     group="Turn ends",
+    reads="structure",
     what="An answer is followed by two end markers where the chat template has one.",
     why="The second marker is trained after a point where generation has stopped, and in later turns the model "
     "sees a history that inference never shows.",
@@ -140,6 +142,7 @@ def duplicate_turn_end(case: Case) -> Iterator[Hit]:
     "wrong-turn-end",
     severity="error",
     group="Turn ends",
+    reads="structure",
     what="An answer ends with another marker than the chat template's.",
     why="Inference waits for the chat template's marker and the model writes the one it was trained on: generation "
     "does not stop, or the marker shows up in the text.",
