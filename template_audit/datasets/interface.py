@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from template_audit.conversation import Conversation, ToolCall
-from template_audit.datasets.files import unreadable
+from template_audit.datasets.rows import unreadable
 from template_audit.errors import DataError
 
 

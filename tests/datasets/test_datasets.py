@@ -321,11 +321,13 @@ def test_bad_line_is_named_by_its_line(tmp_path: Path) -> None:
 
 def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "latin.json").write_bytes(b'[{"instruction": "\xe9", "output": ""}]')
+    (tmp_path / "rows.csv").write_text("a,b")
+    (tmp_path / "empty").mkdir()
     for name, sentence in [
         ("missing.json", "No such file"),
         ("latin.json", "is not UTF-8 text"),
-        ("rows.parquet", "rows are read from JSON"),
-        ("", "is a folder"),
+        ("rows.csv", "rows are read from JSON"),
+        ("empty", "is a folder without data"),
     ]:
         with pytest.raises(DataError, match=sentence):
             read_conversations(tmp_path / name)
