@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from template_audit.findings import SCHEMA_VERSION
 from template_audit.report.interface import ReportOptions
-from template_audit.report.sanitize import is_hidden
+from template_audit.report.sanitize import LOG_COMMAND, is_hidden
 
 if TYPE_CHECKING:
     from template_audit.findings import ReportRecord
@@ -26,20 +26,28 @@ def _escape(match: re.Match[str]) -> str:
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
-def dumps(value: Any, *, ascii_only: bool = False) -> str:
-    """`value` as indented JSON with sorted keys and a final newline.
+def dumps(value: Any, *, ascii_only: bool = False, indent: int | None = 2) -> str:
+    """`value` as JSON with sorted keys and a final newline; on one line with `indent` None.
 
     Hidden characters and lone surrogates are written as ``\\uXXXX``, which JSON readers give back
-    unchanged; other text stays readable unless `ascii_only`.
+    unchanged, and so is what a build server obeys in a log; other text stays readable unless `ascii_only`.
     """
-    text = json.dumps(value, ensure_ascii=ascii_only, sort_keys=True, indent=2, allow_nan=False)
-    return _NOT_PLAIN.sub(_escape, text) + "\n"
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(
+        value, ensure_ascii=ascii_only, sort_keys=True, indent=indent, separators=separators, allow_nan=False
+    )
+    return LOG_COMMAND.sub(r"#\\u0023", _NOT_PLAIN.sub(_escape, text)) + "\n"
 
 
-def write_json(value: Any, stream: TextIO) -> None:
+def write_json(value: Any, stream: TextIO, *, indent: int | None = 2) -> None:
     """Write `value` to `stream` whatever its encoding."""
+    stream.write(dumps(value, ascii_only=not is_unicode(stream), indent=indent))
+
+
+def is_unicode(stream: TextIO) -> bool:
+    """True when the stream takes every character but lone surrogates."""
     encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
-    stream.write(dumps(value, ascii_only=encoding not in ("utf8", "utf8sig", "utf16", "utf32")))
+    return encoding in ("utf8", "utf8sig", "utf16", "utf32")
 
 
 class JsonFormat:

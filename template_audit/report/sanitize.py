@@ -3,7 +3,8 @@
 Every report format and every error message passes foreign text through here. What is replaced:
 control characters (C0, DEL, C1), format and bidirectional characters, blanks that are not a plain
 space, surrogates, private-use and unassigned code points, variation selectors, letters that draw
-nothing, and combining marks beyond the fourth in a row. Each becomes ``<U+202E>``, as in `less`.
+nothing, and combining marks beyond the fourth in a row. Each becomes ``<U+202E>``, as in `less`. So does the
+second ``#`` of what a build server obeys in a log, wherever it stands: ``##[…``, ``##vso[…``, ``##teamcity[…``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _BLANK_LETTERS = frozenset({0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0})
 _PRINTABLE_ASCII = re.compile(r"[ -~]*\Z")
 _MAX_MARKS = 4
+LOG_COMMAND = re.compile(r"##(?=[A-Za-z-]*\[)")
+"""What GitHub Actions, Azure Pipelines and TeamCity take for a command within a line."""
 
 
 def is_hidden(char: str) -> bool:
@@ -48,6 +51,8 @@ def visible(text: str, *, keep: str = "", encoding: str = "utf-8") -> str:
 
     Characters in `keep` stay as they are (``"\\n"`` for text of several lines).
     """
+    if "##" in text:
+        text = LOG_COMMAND.sub("#" + code_point("#"), text)
     if _PRINTABLE_ASCII.match(text):
         return text
     out: list[str] = []
