@@ -1,7 +1,7 @@
 """A small stand-in for the Hugging Face hub that serves folders to the real client.
 
-It speaks as much of the hub's HTTP as `huggingface_hub` 0.36 to 2.4 uses for reading models: model
-info, file tree, and `resolve` with HEAD and GET. Every request is recorded, so a test can say what
+It speaks as much of the hub's HTTP as `huggingface_hub` 0.36 to 2.4 uses for reading models and data
+sets: their info, file tree, and `resolve` with HEAD and GET. Every request is recorded, so a test can say what
 was fetched. Point the client at it with HF_ENDPOINT.
 """
 
@@ -25,7 +25,7 @@ DENIED_WITH_TOKEN = "Access to model {repo} is restricted and you are not in the
 
 @dataclass
 class Repo:
-    """One model repository: commits by 40-digit hash, and branches or tags that name them.
+    """One repository: commits by 40-digit hash, and branches or tags that name them.
 
     `gated` repositories show their info to everybody and their files to `readers` (tokens) only;
     `private` ones look to everybody else as if they did not exist.
@@ -62,7 +62,7 @@ class FakeHub:
 
 @contextmanager
 def fake_hub(repos: Mapping[str, Repo]) -> Iterator[FakeHub]:
-    """Serve `repos` (by ``org/name``) on a free local port."""
+    """Serve `repos` (models by ``org/name``, data sets by ``datasets/org/name``) on a free local port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     hub = FakeHub(f"http://127.0.0.1:{server.server_port}")
@@ -100,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if path.startswith("/api/models/"):
                 self._api(path.removeprefix("/api/models/"))
+            elif path.startswith("/api/datasets/"):
+                self._api(path.removeprefix("/api/"))
             elif "/resolve/" in path:
                 repo_id, rest = path.lstrip("/").split("/resolve/", 1)
                 revision, _, name = rest.partition("/")
@@ -156,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": n, "size": p.stat().st_size, "blobId": _oid(p)} for n, p in names.items()]
             body = {
                 "_id": commit[:24],
-                "id": repo_id,
+                "id": repo_id.removeprefix("datasets/"),
                 "modelId": repo_id,
                 "sha": commit,
                 "private": repo.private,

@@ -123,10 +123,13 @@ class _Zstd:
             ) from None
         self._stored, self._name, self._library = stored, name, zstandard
         self._frame: Any = None
+        self._failure: DataError | None = None
         self._ready = memoryview(b"")
 
     def read(self, size: int) -> bytes:
         while not self._ready:
+            if self._failure is not None:
+                raise self._failure
             data = self._stored.read(1 << 16) or b""
             if not data:
                 if self._frame is not None:
@@ -144,7 +147,8 @@ class _Zstd:
             try:
                 out.append(self._frame.decompress(data))
             except self._library.ZstdError as error:
-                raise DataError(f"{self._name} is damaged: its zstd data cannot be decompressed ({error}).") from None
+                self._failure = DataError(f"{self._name} is damaged: its zstd data cannot be decompressed ({error}).")
+                break
             data = b""
             if self._frame.eof:
                 data, self._frame = self._frame.unused_data, None

@@ -38,8 +38,20 @@ def hub_source(name: str) -> DataSource:
     listing = _Listing(repo, revision or None)
     config, _, split = wanted.rpartition("/")
     names = _chosen(listing, config, split)
+    _check_parts(repo, names)
     files = tuple(DataFile(f"{repo}/{name}", listing.sizes[name], listing.fetcher(name)) for name in names)
-    return DataSource(name, repo.rpartition("/")[2], files, listing.commit)
+    return DataSource(name, repo.rpartition("/")[2], files, listing.commit, listing.notes)
+
+
+def _check_parts(repo: str, names: list[str]) -> None:
+    """Raise DataError when one of several numbered files is not there, as in a cache that holds only some."""
+    for name in names:
+        part = re.fullmatch(r"(.*-)(\d+)-of-(\d+)(\D.*)", name)
+        if part:
+            before, number, count, after = part.groups()
+            for other in range(int(count)):
+                if (needed := f"{before}{other:0{len(number)}}-of-{count}{after}") not in names:
+                    raise DataError(f"The data set {repo} lacks {needed} here; load it once with the network on.")
 
 
 class _Listing:
@@ -49,6 +61,8 @@ class _Listing:
         from huggingface_hub import HfApi, constants, errors
 
         self.repo, self.revision = repo, revision
+        self._next = revision
+        self.notes: tuple[str, ...] = ()
         self.folder: Path | None = None
         offline = getattr(constants, "is_offline_mode", None)  # since huggingface_hub 1.0
         if offline() if offline else constants.HF_HUB_OFFLINE:
@@ -81,6 +95,7 @@ class _Listing:
                 "or name a local copy."
             ) from None
         self.folder, self.commit = folder, folder.name
+        self.notes = (f"The files of {self.repo} are those in the local cache, which may not be all: {why}.",)
         files = (file for file in folder.rglob("*") if file.is_file())
         self.sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
@@ -92,11 +107,9 @@ class _Listing:
 
             if self.folder is not None:
                 return self.folder / name
-            try:
-                # the branch's own name, so that the cache knows it offline
-                return Path(
-                    hf_hub_download(self.repo, name, repo_type="dataset", revision=self.revision or self.commit)
-                )
+            try:  # by the branch's own name once, so that the cache knows it offline; then by the commit
+                revision, self._next = self._next, self.commit
+                return Path(hf_hub_download(self.repo, name, repo_type="dataset", revision=revision))
             except Exception as error:
                 raise DataError(
                     f"{self.repo}/{name} could not be fetched from {_endpoint()} ({_first_line(error)})."

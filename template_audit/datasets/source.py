@@ -20,13 +20,15 @@ _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json")  # of 
 class DataSource:
     """The files of one data set, in order.
 
-    `name` is what was asked for, `stem` what its rows are called. `revision` is the hub's commit.
+    `name` is what was asked for, `stem` what its rows are called. `revision` is the hub's commit; `notes`
+    say what a reader should know of where the files came from.
     """
 
     name: str
     stem: str
     files: tuple[DataFile, ...]
     revision: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:

@@ -117,7 +117,8 @@ class ArrayReader:
                 if cut and self._more():
                     continue
                 raise
-            if end < len(self._text) or not self._more():  # a number may go on
+            goes_on = end == len(self._text) or (isinstance(data, int | float) and end >= len(self._text) - 3)
+            if not goes_on or not self._more():  # the number may be 1.5e3, and `e3` not read yet
                 return data, end
 
     def _pass_over(self) -> bool:
@@ -160,7 +161,7 @@ class ArrayReader:
         while size > 0 and not self._ended:
             data = self._stream.read1(size)  # type: ignore[attr-defined]
             parts.append(self._decode(data, not data))
-            size -= len(data)
+            size -= len(parts[-1])
             self._ended = not data
         if self._ended:
             try:

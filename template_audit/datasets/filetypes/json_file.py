@@ -71,6 +71,7 @@ def _layout(file: DataFile, named: bool) -> Layout:
         pieces = _until_broken(iter(partial(stream.readline, _HEAD), b""))
         first = next((piece for piece in pieces if piece.strip()), None)
         if first is None:
+            stream.read(1)  # raises where the file is broken
             return "empty"
         start = first.lstrip()[:1]
         long = len(first) == _HEAD and not first.endswith(b"\n")
