@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks import nearest
+from template_audit.frameworks.llamafactory.batches import BatchEncoder
 from template_audit.frameworks.llamafactory.messages import ROW_KEY, Example, example_of
 from template_audit.frameworks.llamafactory.modelfile import modelfile
 from template_audit.frameworks.llamafactory.options import SftOptions
@@ -32,6 +33,7 @@ from template_audit.frameworks.llamafactory.special_tokens import fixed_tokenize
 from template_audit.frameworks.llamafactory.streams import stream_of
 from template_audit.frameworks.llamafactory.template import Side, in_force, oneturn_of, turns_of
 from template_audit.frameworks.llamafactory.tool_formats import FORMATS, Release
+from template_audit.ids import IdsBatch
 from template_audit.model.tokenizer import encode_texts
 from template_audit.stream import LITERAL, EncodedStream
 from template_audit.trace import Traced, runs_of
@@ -79,10 +81,12 @@ class LlamaFactoryEncoder:
         )
         self._release = Release(registry.tool_prompts, self.settings.clock, registry.behaviours)
         self._literals: dict[str, Tokens] = {}
+        self._batches: BatchEncoder | None = None
 
     def at(self, clock: str) -> LlamaFactoryEncoder:
         """The same encoder at another moment; it shares this one's tokenizer."""
         later = copy.copy(self)
+        later._batches = None
         later.options = {**self.options, "clock": clock}
         later.settings = SftOptions.from_mapping(later.options, self.registry)
         if self.template.name == NULL:
@@ -110,6 +114,21 @@ class LlamaFactoryEncoder:
         With `keep_errors` an EncodingError takes the place of a stream, else the first one is raised.
         """
         return self.encode_examples(self.examples_of(conversations), keep_errors=keep_errors)
+
+    def encode_ids_batch(self, conversations: Sequence[Conversation]) -> IdsBatch:
+        """Ids and labels alone, many times faster: see `template_audit.ids.IdsEncoder`."""
+        return self.batches.encode(conversations)
+
+    def expect_many(self) -> None:
+        """See `template_audit.ids.IdsEncoder`."""
+        self.batches.tokenizer.expect_many()
+
+    @property
+    def batches(self) -> BatchEncoder:
+        """The short way to the ids of many conversations."""
+        if self._batches is None:
+            self._batches = BatchEncoder(self)
+        return self._batches
 
     def examples_of(self, conversations: Sequence[Conversation]) -> list[Example | EncodingError]:
         """The framework's own form of each conversation.
@@ -142,7 +161,7 @@ class LlamaFactoryEncoder:
                 if isinstance(encoded, EncodingError):
                     raise encoded
                 assert isinstance(example, Example)
-                result = stream_of(encoded, example.notes, self._lost_tokens)
+                result = stream_of(encoded, example.notes, self.lost_tokens)
             except EncodingError as error:
                 if not keep_errors:
                     raise
@@ -158,7 +177,7 @@ class LlamaFactoryEncoder:
         An id is None where a token look-up of the template finds nothing, and labels may be longer
         than ids (an ``efficient_eos`` template and an empty prompt).
         """
-        planned = [self._plan(example) for example in examples]
+        planned = [self.plan(example) for example in examples]
         tokens = self._tokenize(planned)
         eos = special_token(Special("eos_token"), self.tokenizer) if self.template.efficient_eos else None
         out: list[Encoded | EncodingError] = []
@@ -215,7 +234,8 @@ class LlamaFactoryEncoder:
             f"LLaMA-Factory {self.registry.version} stops with {type(error).__name__} on this example: {error!s:.300}"
         )
 
-    def _plan(self, example: Example | EncodingError) -> Turns | EncodingError:
+    def plan(self, example: Example | EncodingError) -> Turns | EncodingError:
+        """The slots of an example, before tokenizing, or why there are none. Errors are passed through."""
         if isinstance(example, EncodingError):
             return example
         answers = len(example.response)
@@ -313,7 +333,7 @@ class LlamaFactoryEncoder:
         return side
 
     @property
-    def _lost_tokens(self) -> list[str]:
+    def lost_tokens(self) -> list[str]:
         """Tokens that the template looks up and the tokenizer does not have."""
         slots = [getattr(self.template, name).slots for name in ("format_prefix", "format_system", "format_user")]
         slots += [getattr(self.template, name).slots for name in ("format_assistant", "format_function")]

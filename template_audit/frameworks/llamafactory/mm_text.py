@@ -23,6 +23,9 @@ _REPLACED_BY = {  # up to 0.9.2 a plugin counts only what it replaces: images, b
     "video_llava": (),
 }
 
+MEDIA_MARKERS = ("<image>", "<video>", "<audio>", "{{image}}", "{{video}}", "{{audio}}")
+"""A text without any of these is left alone by every plugin."""
+
 # Gemma3Processor.full_image_sequence of transformers: what stands for one image of 256 patches.
 _GEMMA3_IMAGE = "\n\n<start_of_image>" + "<image_soft_token>" * 256 + "<end_of_image>\n\n"
 

@@ -92,6 +92,35 @@ def infer_seqlen(source: int, target: int, budget: int) -> tuple[int, int]:
     return min(max(budget - kept_target, 0), source), kept_target
 
 
+def cuts_backwards(options: SftOptions, behaviours: Behaviours) -> bool:
+    """True when the last turns win under `cutoff_len`."""
+    return options.mask_history and behaviours.mask_history_keeps_last_turns
+
+
+def fit_turns(
+    lengths: Sequence[tuple[int, int]], cutoff_len: int, appends_eos: bool, backwards: bool
+) -> tuple[list[tuple[int, int, int]], list[str]]:
+    """What of every turn (lengths of prompt and answer) is kept under `cutoff_len`, and notes on what is not.
+
+    The result has (turn, prompt length, answer length), in the order in which the turns are taken.
+    """
+    fitted: list[tuple[int, int, int]] = []
+    notes: list[str] = []
+    total = 1 if appends_eos else 0
+    order = range(len(lengths))
+    for place, turn in enumerate(reversed(order) if backwards else order):
+        if total >= cutoff_len:
+            left_out = ", ".join(map(str, sorted([*(reversed(order) if backwards else order)][place:])))
+            notes.append(f"cutoff_len {cutoff_len} leaves out turn {left_out}.")
+            break
+        source, target = lengths[turn]
+        source_len, target_len = infer_seqlen(source, target, cutoff_len - total)
+        notes += _cut_notes(turn, source, source_len, target, target_len, cutoff_len)
+        total += source_len + target_len
+        fitted.append((turn, source_len, target_len))
+    return fitted, notes
+
+
 def encode_turns(
     turns: Sequence[tuple[TokenizedSide, TokenizedSide]],
     options: SftOptions,
@@ -104,21 +133,11 @@ def encode_turns(
     labels the first prompt token of every later turn with it, else None.
     """
     kept: list[tuple[list[TokenId], list[TokenId], list[TokenizedSide]]] = []
-    notes: list[str] = []
-    total = 0 if eos is None else 1
-    order = list(enumerate(turns))
-    reverse = options.mask_history and behaviours.mask_history_keeps_last_turns
-    if reverse:
-        order.reverse()
-    for place, (turn, (source, target)) in enumerate(order):
-        if total >= options.cutoff_len:
-            left_out = ", ".join(str(turn) for turn, _ in sorted(order[place:]))
-            notes.append(f"cutoff_len {options.cutoff_len} leaves out turn {left_out}.")
-            break
-        source_len, target_len = infer_seqlen(len(source.ids), len(target.ids), options.cutoff_len - total)
-        notes += _cut_notes(turn, source, source_len, target, target_len, options.cutoff_len)
-        source, target = source.cut(source_len), target.cut(target_len)
-        total += source_len + target_len
+    lengths = [(len(source.ids), len(target.ids)) for source, target in turns]
+    reverse = cuts_backwards(options, behaviours)
+    fitted, notes = fit_turns(lengths, options.cutoff_len, eos is not None, reverse)
+    for place, (turn, source_len, target_len) in enumerate(fitted):
+        source, target = turns[turn][0].cut(source_len), turns[turn][1].cut(target_len)
         source_labels: list[TokenId] = [IGNORE] * source_len
         if options.train_on_prompt:
             source_labels = source.ids
@@ -154,7 +173,7 @@ def encode_answer(
     added = eos is not None
     longest = max(len(answer.ids) for _, answer in turns) + added
     source_len, target_len = infer_seqlen(len(source.ids), longest, cutoff_len)
-    notes = _cut_notes(0, source, source_len, target, target_len, cutoff_len)
+    notes = _cut_notes(0, len(source.ids), source_len, len(target.ids), target_len, cutoff_len)
     sides = [source.cut(source_len), target.cut(target_len)]
     if eos is not None and target_len > len(target.ids):
         sides.append(_eos_side(*eos))
@@ -167,11 +186,9 @@ def _eos_side(text: str, token_id: int) -> TokenizedSide:
     return TokenizedSide([token_id], [(0, [(0, len(text))])], text, [(len(text), LITERAL)])
 
 
-def _cut_notes(
-    turn: int, source: TokenizedSide, source_len: int, target: TokenizedSide, target_len: int, cutoff_len: int
-) -> list[str]:
+def _cut_notes(turn: int, source: int, source_len: int, target: int, target_len: int, cutoff_len: int) -> list[str]:
     notes = []
-    for side, length, name in ((source, source_len, "prompt"), (target, target_len, "answer")):
-        if length < len(side.ids):
-            notes.append(f"cutoff_len {cutoff_len} cuts turn {turn}'s {name} from {len(side.ids)} to {length} tokens.")
+    for size, length, name in ((source, source_len, "prompt"), (target, target_len, "answer")):
+        if length < size:
+            notes.append(f"cutoff_len {cutoff_len} cuts turn {turn}'s {name} from {size} to {length} tokens.")
     return notes

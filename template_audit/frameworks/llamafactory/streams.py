@@ -10,11 +10,13 @@ from template_audit.frameworks.llamafactory.sft import Encoded, TokenizedSide
 from template_audit.stream import EncodedStream, Origin, Piece, Turn
 
 
-def stream_of(encoded: Encoded, notes: Sequence[str], lost_tokens: Sequence[str]) -> EncodedStream:
-    """The stream of one example; `lost_tokens` are the look-ups of the template that find nothing.
+def checked(encoded: Encoded | EncodingError, lost_tokens: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Ids and labels of one example.
 
     Raises EncodingError where the framework goes on with lists that no training step can take.
     """
+    if isinstance(encoded, EncodingError):
+        raise encoded
     if None in encoded.input_ids:
         raise EncodingError(
             f"The template looks up {', '.join(f'`{token}`' for token in lost_tokens)} and the tokenizer has no such "
@@ -27,6 +29,15 @@ def stream_of(encoded: Encoded, notes: Sequence[str], lost_tokens: Sequence[str]
             f"LLaMA-Factory makes {len(labels)} labels for {len(ids)} tokens: a turn's prompt is empty and its "
             "template has efficient_eos. The batch can't be built."
         )
+    return ids, labels
+
+
+def stream_of(encoded: Encoded, notes: Sequence[str], lost_tokens: Sequence[str]) -> EncodedStream:
+    """The stream of one example; `lost_tokens` are the look-ups of the template that find nothing.
+
+    Raises EncodingError where the framework goes on with lists that no training step can take.
+    """
+    ids, labels = checked(encoded, lost_tokens)
     spans: list[tuple[int, int]] = []
     at = 0
     for side in encoded.sides:

@@ -1,0 +1,127 @@
+"""Ids and labels of many rows in flat arrays: what whole data sets are encoded to.
+
+An `EncodedStream` knows for every token where it came from; most rows of a data set are asked for
+their ids and labels alone. Here they lie one row after another in two arrays, without a Python
+object for each token, and travel cheaply between processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+from template_audit.errors import EncodingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from template_audit.conversation import Conversation
+
+    Ids: TypeAlias = NDArray[np.int32]
+    Places: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IdsBatch:
+    """The ids and labels of rows, flat.
+
+    Row i is ``[offsets[i]:offsets[i + 1]]`` of `input_ids` and `labels` (int32, the same length);
+    a label is a token id or −100. A row that could not be encoded is empty and stands in `errors`.
+    `notes` are the remarks of the rows that have any, as `EncodedStream.notes`.
+    `tokenized_by` says with what: ``fastokens``, ``tokenizers`` or ``transformers``.
+    """
+
+    input_ids: Ids
+    labels: Ids
+    offsets: Places
+    errors: Mapping[int, EncodingError] = field(default_factory=dict)
+    notes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    tokenized_by: str = "tokenizers"
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> tuple[Ids, Ids]:
+        """Ids and labels of one row, as views. Raises the row's EncodingError."""
+        if index in self.errors:
+            raise self.errors[index]
+        start, end = self.offsets[index], self.offsets[index + 1]
+        return self.input_ids[start:end], self.labels[start:end]
+
+    def __iter__(self) -> Iterator[tuple[Ids, Ids] | EncodingError]:
+        """Every row, or its error."""
+        bounds = self.offsets.tolist()
+        for index, (start, end) in enumerate(pairwise(bounds)):
+            error = self.errors.get(index)
+            yield (self.input_ids[start:end], self.labels[start:end]) if error is None else error
+
+    @property
+    def lengths(self) -> Places:
+        """Tokens of every row."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def trained(self) -> Places:
+        """Trained tokens of every row."""
+        import numpy as np
+
+        before = np.zeros(len(self.labels) + 1, dtype=np.int64)
+        np.cumsum(self.labels != -100, out=before[1:])
+        counted: Places = before[self.offsets[1:]] - before[self.offsets[:-1]]
+        return counted
+
+
+@runtime_checkable
+class IdsEncoder(Protocol):
+    """What an encoder offers beside `Encoder` when it can give ids and labels alone, fast."""
+
+    def encode_ids_batch(self, conversations: Sequence[Conversation]) -> IdsBatch:
+        """Exactly the ids, labels, notes and errors of ``encode_batch(conversations, keep_errors=True)``."""
+        ...
+
+    def expect_many(self) -> None:
+        """Say that a whole data set will come, so that what takes a second to set up is set up now.
+
+        Before worker processes are forked, so that they share it.
+        """
+        ...
+
+
+def joined(batches: Sequence[IdsBatch]) -> IdsBatch:
+    """Batches one after another as one."""
+    import numpy as np
+
+    if len(batches) == 1:
+        return batches[0]
+    errors: dict[int, EncodingError] = {}
+    notes: dict[int, tuple[str, ...]] = {}
+    offsets = [np.zeros(1, dtype=np.int64)]
+    rows = tokens = 0
+    for batch in batches:
+        errors.update({rows + index: error for index, error in batch.errors.items()})
+        notes.update({rows + index: note for index, note in batch.notes.items()})
+        offsets.append(batch.offsets[1:] + tokens)
+        rows, tokens = rows + len(batch), tokens + len(batch.input_ids)
+    empty = np.zeros(0, dtype=np.int32)
+    names = {batch.tokenized_by for batch in batches}
+    return IdsBatch(
+        np.concatenate([empty, *(batch.input_ids for batch in batches)]),
+        np.concatenate([empty, *(batch.labels for batch in batches)]),
+        np.concatenate(offsets),
+        errors,
+        notes,
+        "fastokens" if "fastokens" in names else next(iter(names), "tokenizers"),
+    )
+
+
+def gather(pool: NDArray[Any], starts: Places, lengths: Places) -> NDArray[Any]:
+    """``pool[starts[i] : starts[i] + lengths[i]]`` for every i, one after another."""
+    import numpy as np
+
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    found: NDArray[Any] = pool[np.arange(total) + np.repeat(starts - (ends - lengths), lengths)]
+    return found
