@@ -182,7 +182,7 @@ def test_rows_with_two_answers_are_shown_by_one(tmp_path: Path, stage: str, entr
 
 
 @pytest.mark.usefixtures("in_root")
-@pytest.mark.parametrize("messages", [None, "text", [1, 2], [{"from": ["x"], "value": "a"}, {"from": "gpt"}]])
+@pytest.mark.parametrize("messages", [None, "text", [1, 2], [{"from": ["x"], "value": "a"}, {"from": ["gpt"]}]])
 def test_a_row_of_another_shape_is_an_error_of_its_own(tmp_path: Path, messages: Any) -> None:
     written(tmp_path, [{"conversations": messages}], "odd.json")
     written(tmp_path, {"odd": {"file_name": "odd.json", "formatting": "sharegpt"}}, "dataset_info.json")
@@ -197,7 +197,7 @@ def test_a_file_nested_too_deeply_is_said(tmp_path: Path) -> None:
     written(tmp_path, "[" * 100_000, "deep.json")
     written(tmp_path, {"deep": {"file_name": "deep.json"}}, "dataset_info.json")
     run = read_training_run(SFT, ["dataset=deep", f"dataset_dir={tmp_path}"])
-    with pytest.raises(TemplateAuditError, match="not valid JSON"):
+    with pytest.raises(TemplateAuditError, match="row 1: nested too deeply"):
         run_subject(run, load_model(run.model))
 
 

@@ -64,10 +64,34 @@ def first_rows(run: TrainingRun, behaviours: Behaviours, limit: int) -> list[Con
     return out
 
 
+def run_rows(
+    run: TrainingRun, behaviours: Behaviours, *, shard: tuple[int, int] = (0, 1)
+) -> Iterator[Conversation | DataError]:
+    """All rows that the run takes of its data sets, one at a time, each named ``data set#row`` (from 1).
+
+    A row that cannot be read is its DataError; the framework stops there. `shard` is ``(index, count)``: of
+    every `count` rows the one at `index`, counted over all data sets. Raises as `first_rows`, but for rows.
+    """
+    index, count = shard
+    before = 0
+    for attributes, rows in _data_sets(run, behaviours, strict=False):
+        number = 0
+        for number, row in enumerate(rows, 1):
+            if (before + number - 1) % count != index:
+                continue
+            if isinstance(row, DataError):
+                yield row
+            else:
+                yield _conversation(row, attributes, behaviours, run.stage, number)
+        if not number:
+            raise DataError(f"The data set `{attributes.name}` has no rows; LLaMA-Factory stops there.")
+        before += number
+
+
 def _data_sets(
-    run: TrainingRun, behaviours: Behaviours
-) -> Iterator[tuple[DatasetAttributes, Iterator[dict[str, Any]]]]:
-    """Every data set of the run with the rows that it takes of it."""
+    run: TrainingRun, behaviours: Behaviours, *, strict: bool = True
+) -> Iterator[tuple[DatasetAttributes, Iterator[Any]]]:
+    """Every data set of the run with the rows that it takes of it; see `rows.read_rows` for `strict`."""
     from numpy.random import RandomState
 
     random = RandomState(run.seed)
@@ -75,7 +99,10 @@ def _data_sets(
         check_stage(attributes, cast(Stage, run.stage))
         folder = str(run.dataset_dir) if not isinstance(run.dataset_dir, Mapping) else "."
         files = local_files(attributes, folder)
-        yield attributes, sampled_rows(files, attributes.split, attributes.num_samples, run.max_samples, random)
+        yield (
+            attributes,
+            sampled_rows(files, attributes.split, attributes.num_samples, run.max_samples, random, strict=strict),
+        )
 
 
 def packing_remark(run: TrainingRun, encoder: LlamaFactoryEncoder) -> str | None:

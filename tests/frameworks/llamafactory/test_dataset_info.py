@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,10 @@ class TestRows:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ('{"a": 1}\n{"a": \n', "line 2: not valid JSON"),
-            ('{"a": 1}\n\n3\n', "line 3: expected an object, got int"),
-            ('[{"a": 1}, 3]', "row 1: expected an object, got int"),
-            ("[1", "not valid JSON"),
+            ('{"a": 1}\n{"a": \n', "a.jsonl:2: not valid JSON"),
+            ('{"a": 1}\n\n3\n', "a.jsonl:3: expected an object, got int"),
+            ('[{"a": 1}, 3]', "row 2: expected an object, got int"),
+            ('[{"a": 1}', "a.jsonl:1: not valid JSON"),
         ],
     )
     def test_bad_json_names_file_and_line(self, text: str, message: str, tmp_path: Path) -> None:
@@ -146,9 +147,49 @@ class TestRows:
         try:
             import datasets  # noqa: F401
         except ImportError:
-            (tmp_path / "a.parquet").write_bytes(b"")
-            with pytest.raises(UsageError, match="reading parquet files needs the package `datasets`"):
-                list(rows.read_rows([tmp_path / "a.parquet"]))
+            (tmp_path / "a.csv").write_bytes(b"")
+            with pytest.raises(UsageError, match="reading csv files needs the package `datasets`"):
+                list(rows.read_rows([tmp_path / "a.csv"]))
+
+    @pytest.mark.parametrize(
+        ("first", "second", "sentence"),
+        [  # each pair stops load_dataset of datasets 4.0.0 with an ArrowInvalid or ArrowTypeError
+            ("x", 1, "`a` is a number, and text before"),
+            (0.5, "x", "`a` is text, and a number before"),
+            (1, True, "`a` is true or false, and a number before"),
+            (["x"], [1], "`a[0]` is a number, and text before"),
+            ([{"b": {"c": []}}], [{"b": {"c": {}}}], "`a[0].b.c` is an object, and a list before"),
+        ],
+    )
+    def test_values_of_different_kinds_stop_the_framework(
+        self, first: Any, second: Any, sentence: str, tmp_path: Path
+    ) -> None:
+        given = [{"a": first}, {"a": None}, {"a": second}, {"a": first}]
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+        with pytest.raises(DataError, match=re.escape(f"a.jsonl:3: {sentence}; LLaMA-Factory stops")):
+            next(rows.read_rows([tmp_path / "a.jsonl"], 1))
+        found = list(rows.read_rows([tmp_path / "a.jsonl"], strict=False))
+        assert [row for row in found if not isinstance(row, DataError)] == [given[0], given[1], given[3]]
+
+    @pytest.mark.parametrize("pair", [(1, 0.5), ([], ["x"]), ({}, {"k": 1}), (None, "x")])
+    def test_values_that_arrow_takes_together(self, pair: tuple[Any, Any], tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps({"a": value}) + "\n" for value in pair))
+        assert len(list(rows.read_rows([tmp_path / "a.jsonl"]))) == 2
+
+    def test_parquet_and_arrays_are_streamed(self, tmp_path: Path) -> None:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        given = [{"a": [{"x": i, "y": None if i % 2 else "z"}]} for i in range(1200)]
+        parquet.write_table(pyarrow.Table.from_pylist(given), tmp_path / "a.parquet")
+        (tmp_path / "a.json").write_text(json.dumps(given))
+        for name in ("a.parquet", "a.json"):
+            assert list(rows.read_rows([tmp_path / name])) == given
+            assert rows.count_rows([tmp_path / name]) == 1200
+            assert list(rows.read_rows([tmp_path / name], 900, wanted={3, 899, 901}.__contains__)) == [
+                given[2],
+                given[898],
+            ]
 
     @pytest.mark.parametrize(
         ("workers", "size", "expected"),
