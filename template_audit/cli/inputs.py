@@ -96,18 +96,38 @@ class Inputs:
 
 def model_inputs(command: Command) -> Command:
     """Give a command the arguments that name a model; it receives an `Inputs` as its first argument."""
+    return _model_inputs(command, _MODEL)
 
+
+def _model_inputs(command: Command, model: Sequence[Callable[[Any], Any]]) -> Command:
     @wraps(command)
     def run(target: str, revision: str | None, chat_template: str | None, trust_remote_code: bool, **rest: Any) -> Any:
         return command(Inputs(target, revision, chat_template, trust_remote_code), **rest)
 
-    decorated: Command = _with(run, _MODEL)
+    decorated: Command = _with(run, model)
     return decorated
 
 
 def inputs(command: Command) -> Command:
     """Give a command the arguments that say what to encode, and how; they are in its `Inputs`, too."""
+    decorated: Command = model_inputs(_with(_encoding(command), (*_ENCODING, _PYTHON)))
+    return decorated
 
+
+def inputs_of_several(command: Command) -> Command:
+    """As `inputs`, for a command that takes one MODEL or more; it receives a list of `Inputs`, one for each."""
+
+    @wraps(command)
+    def run(given: Inputs, **rest: Any) -> Any:
+        # click gives all of them in the place of the one
+        return command([replace(given, target=target) for target in given.target], **rest)
+
+    several = click.argument("target", metavar="MODEL...", nargs=-1, required=True)
+    decorated: Command = _model_inputs(_with(_encoding(run), _ENCODING), (several, *_MODEL[1:]))
+    return decorated
+
+
+def _encoding(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def run(
         given: Inputs,
@@ -117,7 +137,7 @@ def inputs(command: Command) -> Command:
         template_kwarg: tuple[str, ...],
         clock: str | None,
         framework_source: str | None,
-        python: str | None,
+        python: str | None = None,
         **rest: Any,
     ) -> Any:
         options = assignments(option, "-o")
@@ -136,8 +156,7 @@ def inputs(command: Command) -> Command:
         )
         return command(given, **rest)
 
-    decorated: Command = model_inputs(_with(run, _ENCODING))
-    return decorated
+    return run
 
 
 def _with(command: Any, options: Sequence[Callable[[Any], Any]]) -> Any:
@@ -177,12 +196,12 @@ _ENCODING = (
     click.option(
         "--framework-source", metavar="PATH", help="Read the framework's templates from this copy of its source."
     ),
-    click.option(
-        "--python",
-        metavar="PATH",
-        help="Take ids and labels from the framework that is installed there: the bin/python of its environment.",
-    ),
     click.option("--clock", metavar="TIME", help="The moment that templates see, in ISO 8601."),
+)
+_PYTHON = click.option(
+    "--python",
+    metavar="PATH",
+    help="Take ids and labels from the framework that is installed there: the bin/python of its environment.",
 )
 
 

@@ -169,6 +169,28 @@ class SourceReader(Protocol):
         ...
 
 
+@runtime_checkable
+class Described(Protocol):
+    """What a framework offers beside `Framework` so that the drift gate can say what of it is different."""
+
+    def describe(self, version: str | None, template: str | None) -> Mapping[str, Any]:
+        """All that an encoder of this version and template is made of, as plain JSON data, without a model.
+
+        `version` None is the newest. The key ``version`` holds the version; the others are the places
+        that a report names. Raises UsageError for an unknown version and a source that cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class DataFiles(Protocol):
+    """What a `ConfigReader` offers beside it when the files that its rows come from can be told."""
+
+    def data_files(self, run: TrainingRun, version: str | None) -> list[Path]:
+        """The local files that decide about the rows of `run`. Raises UsageError or DataError."""
+        ...
+
+
 class Framework(Protocol):
     """A training framework (or the chat template itself)."""
 

@@ -133,6 +133,32 @@ def _fetch(repo: str, revision: str | None, offline: bool | None) -> Location:
     return Location(repo, path, repo, str(info.sha), local_only=False)
 
 
+def current_revision(repo: str, revision: str | None, offline: bool | None = None) -> str:
+    """The commit that `revision` of a hub repository names today; offline, the one in the local cache.
+
+    One request, and no file is fetched. Raises ModelError when the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    if offline or (offline is None and _hub_is_offline(constants)):
+        found = _cached(repo, revision)
+        if found is None or found.revision is None:
+            raise ModelError(f"{_title(repo, revision)} is not in the local cache, and the hub is not to be asked.")
+        return found.revision
+    try:
+        return str(HfApi().model_info(repo, revision=revision, timeout=TIMEOUT).sha)
+    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
+        if error_status(error) < 500:
+            raise ModelError(_refusal(error, repo, revision)) from None
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+    except Exception as error:  # the network: requests or httpx errors, depending on the release
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+    raise ModelError(
+        f"{_endpoint()} could not be asked for {_title(repo, revision)} ({reason}); check the network, or say "
+        "--offline to hold the copy in the local cache against the lock."
+    )
+
+
 def error_status(error: Exception) -> int:
     """The HTTP status behind a hub error, 400 when there is none."""
     return getattr(getattr(error, "response", None), "status_code", 400)

@@ -55,7 +55,7 @@ def load_model(
         config = read_json(folder / "config.json")
         generation_config = read_json(folder / "generation_config.json")
         sources = find_templates(folder, tokenizer_config)
-    gguf_templates, gguf_files, gguf_notes = _read_ggufs(location)
+    gguf_templates, gguf_files, gguf_notes = read_ggufs(location)
     sources += gguf_templates
     replacement = read_replacement(Path(chat_template).expanduser()) if chat_template is not None else {}
 
@@ -73,7 +73,7 @@ def load_model(
         id=location.id,
         revision=location.revision,
         path=folder / location.gguf if location.gguf else folder,
-        files=tuple(sorted(_hashed(location, with_code=trust_remote_code) + gguf_files, key=lambda file: file.path)),
+        files=tuple(sorted(hashed_files(location, with_code=trust_remote_code) + gguf_files, key=lambda file: file.path)),
         tokenizer=tokenizer,
         chat_templates=used,
         template_sources=mark_winners(sources, used),
@@ -85,7 +85,7 @@ def load_model(
     return replace(model, notes=(*location.notes, *conflict_notes(model), *gguf_notes, *warnings))
 
 
-def _hashed(location: Location, *, with_code: bool) -> list[ModelFile]:
+def hashed_files(location: Location, *, with_code: bool) -> list[ModelFile]:
     """The files that matter to tokenizer and templates, and the Python code if it was let run."""
     if location.gguf:
         return []
@@ -102,7 +102,7 @@ def _hashed(location: Location, *, with_code: bool) -> list[ModelFile]:
     return found
 
 
-def _read_ggufs(location: Location) -> tuple[list[TemplateSource], list[ModelFile], list[str]]:
+def read_ggufs(location: Location) -> tuple[list[TemplateSource], list[ModelFile], list[str]]:
     """Templates and digests (of the metadata only) of the model's .gguf, or of those beside its tokenizer.
 
     One beside a tokenizer that cannot be read is a remark: it may be a half-fetched weight file.

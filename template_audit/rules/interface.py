@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from template_audit.model import Model
     from template_audit.rules.evidence import Facts
 
-Scope = Literal["conversation", "model", "refusal", "pretraining"]
-"""What a rule looks at: a `Case`, a `ModelCase`, an encoder's refusal to encode a conversation, or a `PretrainCase`."""
+Scope = Literal["conversation", "model", "refusal", "pretraining", "gate"]
+"""What a rule looks at: a `Case`, a `ModelCase`, an encoder's refusal to encode a conversation, a `PretrainCase`, or a
+lock file beside what it records."""
 
 
 Reads = Literal["anything", "structure"]

@@ -14,6 +14,7 @@ _LOOKS_AT: dict[Scope, str] = {
     "model": "the model and the encoders",
     "refusal": "conversations that an encoder refuses",
     "pretraining": "pre-training streams",
+    "gate": "a lock file, and what it records as it is today",
 }
 
 

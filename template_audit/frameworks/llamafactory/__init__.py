@@ -110,6 +110,18 @@ class LlamaFactory:
         remark = packing_remark(run, built_in)
         return [] if remark is None else [remark]
 
+    def describe(self, version: str | None, template: str | None) -> Mapping[str, Any]:
+        """What an encoder is made of, as data; see `Described`."""
+        from template_audit.frameworks.llamafactory.description import describe
+
+        return describe(self.registry(version), template)
+
+    def data_files(self, run: TrainingRun, version: str | None) -> list[Path]:
+        """The files that a run's rows come from; see `DataFiles`."""
+        from template_audit.frameworks.llamafactory.description import data_files
+
+        return data_files(run, self.registry(version))
+
     def load(self, request: EncoderRequest) -> Encoder:
         """Build the encoder. Raises UsageError for an unknown release, template or option value.
 

@@ -1,0 +1,158 @@
+"""The results of a check as report records, which the formats for machines print."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from template_audit.findings import (
+    SCHEMA_VERSION,
+    SEVERITIES,
+    ConversationRecord,
+    EncoderRecord,
+    FileRecord,
+    Finding,
+    Location,
+    ModelRecord,
+    ReportRecord,
+    Summary,
+    TokenizerRecord,
+    fingerprint,
+)
+from template_audit.lock.drift import Drift
+from template_audit.lock.store import Entry, LockedConversation
+from template_audit.rules import all_rules
+
+if TYPE_CHECKING:
+    from template_audit.lock.checking import LockReport, Result
+
+RULE = "lock-drift"
+
+
+def report_record(result: Result, report: LockReport) -> ReportRecord:
+    """One entry's result; its findings are its drifts, under the rule ``lock-drift``, and findings that are new."""
+    entry = result.now or result.entry
+    conversations = [] if entry is None else [_conversation(one, result) for one in entry.conversations]
+    if not conversations:
+        conversations = [ConversationRecord("lock entry", False, missing_reason(report), None, None, None)]
+    found = [*drift_findings(result, report), *result.findings]
+    sifted = report.config.sift(
+        found,
+        model=result.request.model,
+        encoder=result.request.encoder,
+        conversations=[one.id for one in conversations],
+        scopes=("gate",),
+    )
+    severities = [finding.severity for finding in sifted.findings]
+    return ReportRecord(
+        schema_version=SCHEMA_VERSION,
+        model=_model(result, entry),
+        versions={} if entry is None else dict(entry.versions),
+        reference=_side(entry, "reference", result.request.reference),
+        subject=_side(entry, "subject", result.request.encoder or "unknown"),
+        conversations=conversations,
+        findings=[finding.record() for finding in sifted.findings],
+        summary=Summary(
+            **{severity: severities.count(severity) for severity in SEVERITIES},
+            conversations=len(conversations),
+            evaluated=sum(one.evaluated for one in conversations),
+            agree=sum(one.agrees is True for one in conversations),
+        ),
+        exit_code=result_code(result, report),
+        suppressed=[one.record() for one in sifted.suppressed],
+        fail_on=report.config.fail_on or "error",
+    )
+
+
+def result_code(result: Result, report: LockReport) -> Literal[0, 1, 2]:
+    """The exit code that this entry alone would give."""
+    if result.state == "not-evaluated" or (result.state == "missing" and report.locked):
+        return 2
+    return 1 if result.fails(report.config) and not report.accepted else 0
+
+
+def missing_reason(report: LockReport) -> str:
+    """Why an entry that was asked for is not evaluated."""
+    return f"It is not in {report.path}; `template-audit lock` adds it."
+
+
+def drift_findings(result: Result, report: LockReport) -> list[Finding]:
+    """Every drift of an entry as a finding; none when the configuration turns the rule off."""
+    level = report.config.severities.get(RULE, "error")
+    if level == "off":
+        return []
+    rule = all_rules()[RULE]
+    request = result.request
+    return [
+        Finding(
+            rule=RULE,
+            severity=level,
+            conversation=drift.conversation,
+            message=" ".join([drift.headline, *drift.details]),
+            turn=None,
+            role=None,
+            reference=None,
+            subject=None,
+            why=rule.why,
+            advice=rule.advice,
+            fingerprint=fingerprint(RULE, request.key, drift.level, drift.key),
+            cause=fingerprint(RULE, request.key, drift.level, drift.key),
+            location=_location(drift, result, report),
+        )
+        for drift in result.drifts
+    ]
+
+
+def _location(drift: Drift, result: Result, report: LockReport) -> Location:
+    """The file that is different, where it can be told; else the lock file."""
+    request = result.request
+    if drift.file is None:
+        return Location(_relative(report.path))
+    if request.config is not None and drift.file == request.config:
+        return Location(_relative(Path(drift.file)))
+    local = Path(request.model).expanduser()
+    if local.is_file():
+        return Location(_relative(local), drift.line)
+    if local.is_dir():
+        return Location(_relative(local / drift.file), drift.line)
+    return Location(f"{result.entry.model.id if result.entry else request.model}/{drift.file}", drift.line)
+
+
+def _relative(path: Path) -> str:
+    absolute = Path(os.path.abspath(path))
+    return (absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute).as_posix()
+
+
+def _model(result: Result, entry: Entry | None) -> ModelRecord:
+    if entry is None:
+        return ModelRecord(result.request.model, result.request.revision, [], TokenizerRecord("unknown", 0))
+    model = entry.model
+    return ModelRecord(
+        model.id,
+        model.revision,
+        [FileRecord(path, digest) for path, digest in sorted(model.files.items())],
+        TokenizerRecord(model.tokenizer_class, model.tokenizer_size),
+    )
+
+
+def _side(entry: Entry | None, name: str, asked: str) -> EncoderRecord:
+    if entry is None:
+        return EncoderRecord(asked, {}, "It is not locked.")
+    side = entry.subject if name == "subject" else entry.reference
+    return EncoderRecord(side.spec, dict(side.options), side.why)
+
+
+def _conversation(one: LockedConversation, result: Result) -> ConversationRecord:
+    sides = (one.reference, one.subject)
+    lengths = [None if side.kind is not None else len(side.ids) for side in sides]
+    both = None not in lengths
+    lost = result.state == "not-evaluated" and result.now is None
+    return ConversationRecord(
+        one.id,
+        one.evaluated and not lost,
+        result.reason if lost else one.reason,
+        one.reference.ids == one.subject.ids if both and not lost else None,
+        None if lost else lengths[0],
+        None if lost else lengths[1],
+    )
