@@ -33,17 +33,20 @@ _HUBS = ("hf", "ms", "om")
 _GUARDS = ("__name__", "TYPE_CHECKING")
 
 
-def import_registry(path: str | Path) -> Registry:
+def import_registry(path: str | Path, appended: str = "") -> Registry:
     """The registry of the LLaMA-Factory source at `path`, which is read and never run.
 
     `path` is a ``.whl`` file, an installed copy, an unpacked release, a checkout or a virtual environment.
     Templates that the user added are included: calls of ``register_template`` and assignments to ``TEMPLATES``
-    at the top level of data/template.py and of any other file of the package.
+    at the top level of data/template.py and of any other file of the package. `appended` is read as if it stood at
+    the end of data/template.py.
     A source that did not change is read once. Raises UsageError, naming file, line and construct, for
     whatever cannot be read.
     """
     source = open_source(path)
-    key = (source.where, source.stamp())
+    key = (source.where, source.stamp(), appended)
+    if appended:
+        source.append(_TEMPLATE, appended)
     if key not in _READ:
         try:
             _READ[key] = _Import(source).registry()
@@ -52,7 +55,7 @@ def import_registry(path: str | Path) -> Registry:
     return _READ[key]
 
 
-_READ: dict[tuple[str, tuple[tuple[str, int, int], ...]], Registry] = {}
+_READ: dict[tuple[str, tuple[tuple[str, int, int], ...], str], Registry] = {}
 """What was read already: one audit asks for the same source many times, and reading takes a second."""
 
 

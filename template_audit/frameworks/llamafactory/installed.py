@@ -33,8 +33,12 @@ class InstalledEncoder:
     `mismatches` says where.
     """
 
-    def __init__(self, built_in: LlamaFactoryEncoder, worker: Worker) -> None:
-        """Raises TemplateAuditError when the package refuses the model, the template or the options."""
+    def __init__(self, built_in: LlamaFactoryEncoder, worker: Worker, *, snippet: str | None = None) -> None:
+        """`snippet` registers the template, which the package does not have.
+
+        It is run in the package's own environment, so it must be of our own writing. Raises TemplateAuditError when
+        the package refuses the model, the template, the snippet or the options.
+        """
         self.built_in, self.worker = built_in, worker
         self.model = built_in.model
         self.spec = built_in.spec
@@ -50,6 +54,7 @@ class InstalledEncoder:
                 "model": str(self.model.path),
                 "template": None if built_in.template.name == NULL else built_in.template.name,
                 "chat_template": self.model.chat_template,
+                "register": snippet,
                 "options": {key: value for key, value in self.options.items() if key not in _OWN_OPTIONS}
                 | {"cutoff_len": built_in.settings.cutoff_len},
             }

@@ -102,6 +102,8 @@ class Session:
         registered = template_module.TEMPLATES
         saved = dict(registered)
         try:
+            if request.get("register"):  # a `register_template(…)` call, written by the caller
+                exec(compile(request["register"], "<snippet>", "exec"), dict(vars(template_module)))
             if self.args.template in registered:
                 registered[self.args.template] = copy.deepcopy(registered[self.args.template])
             self.template = template_module.get_template_and_fix_tokenizer(self.tokenizer, self.args)
