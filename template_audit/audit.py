@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from template_audit.alignment import Alignment, compare
-from template_audit.config import Config
+from template_audit.config import Config, versionless
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, UsageError
 from template_audit.findings import (
@@ -20,6 +21,7 @@ from template_audit.findings import (
     fingerprint,
 )
 from template_audit.frameworks import get_framework, nearest, parse_spec
+from template_audit.locations import RunFile, located
 from template_audit.matching import choose_encoder
 from template_audit.probes import load_probes, probes
 from template_audit.results import Comparison, Report
@@ -49,6 +51,7 @@ def audit(
     subject_why: str | None = None,
     framework_source: str | None = None,
     python: str | None = None,
+    training_config: Path | None = None,
 ) -> Report:
     """Encode every conversation with both encoders and apply every rule.
 
@@ -60,7 +63,8 @@ def audit(
     that the reference has, too (a clock, `enable_thinking`), hold for both unless `reference_options`
     say otherwise. `framework_source` is a copy of the subject's framework to read, and `python` the
     interpreter of an environment in which it is installed (see `load_encoder`). `subject_why` replaces
-    the sentence that says how the subject was chosen.
+    the sentence that says how the subject was chosen. `training_config` is the file that describes the
+    run, where there is one: findings point at its lines.
 
     Raises UsageError for an unknown rule, severity, encoder, template or option.
     """
@@ -78,8 +82,9 @@ def audit(
     )
     compared = tuple(compare_all(given, reference, subject))
     examined = Examiner(model, reference, subject, rules, severities, builtin)
+    run = None if training_config is None else RunFile(training_config, parse_spec(subject.spec).template)
     sifted = config.sift(
-        examined.findings(compared),
+        located(examined.findings(compared), model, compared, reference=reference.spec, run=run),
         model=model.id,
         encoder=subject.spec,
         conversations=[conversation.id for conversation in given],
@@ -226,7 +231,7 @@ class Examiner:
 
     def cause(self, rule: Rule, key: str) -> str:
         """What is the same for findings of `rule` with this key, whatever the conversation."""
-        return fingerprint(rule.name, self.reference.spec, self.subject.spec, key)
+        return fingerprint(rule.name, versionless(self.reference.spec), versionless(self.subject.spec), key)
 
     def severity(
         self, rule: Rule, hit: Hit, conversation: Conversation | None = None, lacks: str | None = None

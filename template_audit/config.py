@@ -58,7 +58,7 @@ class Ignore:
 
     def concerns(self, model: str, encoder: str) -> bool:
         """True when the scope takes in this model and this subject."""
-        return _fits(self.model, model) and (_fits(self.encoder, encoder) or _fits(self.encoder, _versionless(encoder)))
+        return _fits(self.model, model) and (_fits(self.encoder, encoder) or _fits(self.encoder, versionless(encoder)))
 
     def takes(self, finding: Finding) -> bool:
         """True when `finding`, in an audit that is concerned, is one of those."""
@@ -245,7 +245,8 @@ def _fits(pattern: str | None, text: str) -> bool:
     return pattern is None or fnmatchcase(text, pattern)
 
 
-def _versionless(spec: str) -> str:
+def versionless(spec: str) -> str:
+    """A SPEC without the framework's version: what a finding is told by across upgrades."""
     framework, colon, template = spec.partition(":")
     return framework.partition("@")[0] + colon + template
 

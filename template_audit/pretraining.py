@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import msgspec
 
 from template_audit.blocks import Block, Separator, Totals
-from template_audit.config import Config, Ignore, Suppressed
+from template_audit.config import Config, Ignore, Suppressed, versionless
 from template_audit.errors import UsageError
 from template_audit.findings import (
     SCHEMA_VERSION,
@@ -23,6 +23,7 @@ from template_audit.findings import (
     Evidence,
     FileRecord,
     Finding,
+    FindingRecord,
     Level,
     ModelRecord,
     ReportRecord,
@@ -180,6 +181,10 @@ class PretrainReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     suppressed: tuple[Suppressed, ...] = ()
     unused_ignores: tuple[Ignore, ...] = ()
+    known: tuple[FindingRecord, ...] = ()
+    """Findings that the baseline accepts; they are not among `findings` and do not count."""
+    gone: tuple[FindingRecord, ...] = ()
+    """Findings of the baseline that are no more."""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON report as plain Python values; with a block, its ids, labels and spans."""
@@ -207,6 +212,9 @@ class PretrainReport:
             out["suppressed"] = [msgspec.to_builtins(suppressed.record()) for suppressed in self.suppressed]
         if self.unused_ignores:
             out["unused_ignores"] = [msgspec.to_builtins(ignore.record()) for ignore in self.unused_ignores]
+        for name, findings in (("known", self.known), ("gone", self.gone)):
+            if findings:
+                out[name] = msgspec.to_builtins(findings)
         if self.block is not None:
             out |= {
                 "block": self.block.index,
@@ -247,6 +255,8 @@ class PretrainReport:
             suppressed=[suppressed.record() for suppressed in self.suppressed],
             unused_ignores=[ignore.record() for ignore in self.unused_ignores],
             fail_on=self.fail_on,
+            known=list(self.known),
+            gone=list(self.gone),
         )
 
     @property
@@ -275,12 +285,15 @@ def audit_pretraining(
     fail_on: Threshold | None = None,
     severities: Mapping[str, Level] | None = None,
     config: Config | None = None,
+    training_config: Path | None = None,
 ) -> PretrainReport:
     """Encode all documents, keep block number `block`, and apply the pre-training rules.
 
-    `config` is that of `template_audit.config`; `severities` and `fail_on` go before it.
+    `config` is that of `template_audit.config`; `severities` and `fail_on` go before it. `training_config` is the
+    file that describes the run, where there is one: findings point at its lines.
     Raises UsageError when there is no such block, and EncodingError where the framework raises.
     """
+    from template_audit.locations import RunFile, located
     from template_audit.rules import all_rules
 
     config = config or Config()
@@ -303,7 +316,9 @@ def audit_pretraining(
     found.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), list(rules).index(finding.rule)))
     spans = kept.spans if kept else ()
     names = (documents.name(s.document) if isinstance(documents, Documents) else f"#{s.document + 1}" for s in spans)
-    sifted = config.sift(found, model=encoder.model.id, encoder=encoder.spec, scopes=("pretraining",))
+    run = None if training_config is None else RunFile(training_config, parse_spec(encoder.spec).template)
+    placed = located(found, encoder.model, run=run)
+    sifted = config.sift(placed, model=encoder.model.id, encoder=encoder.spec, scopes=("pretraining",))
     return PretrainReport(
         encoder,
         why,
@@ -319,7 +334,7 @@ def audit_pretraining(
 
 
 def _finding(rule: Rule, hit: Hit, encoder: PretrainEncoder, level: Level | None) -> Finding:
-    cause = fingerprint(rule.name, encoder.spec, hit.key)
+    cause = fingerprint(rule.name, versionless(encoder.spec), hit.key)
     evidence = None
     if rule.name in ("missing-document-separator", "separator-is-turn-end", "separator-untrained"):
         separator = encoder.separator

@@ -19,6 +19,7 @@ from template_audit.findings import (
     EncoderRecord,
     FileRecord,
     Finding,
+    FindingRecord,
     MismatchRecord,
     ModelRecord,
     ReportRecord,
@@ -105,6 +106,10 @@ class Report:
     unused_ignores: tuple[Ignore, ...] = ()
     """Ignores that fit this model, encoder and conversations, and took no finding."""
     config: Config = field(default_factory=Config)
+    known: tuple[FindingRecord, ...] = ()
+    """Findings that the baseline accepts; they are not among `findings` and do not count."""
+    gone: tuple[FindingRecord, ...] = ()
+    """Findings of the baseline that are no more."""
 
     @property
     def exit_code(self) -> Literal[0, 1, 2]:
@@ -159,6 +164,8 @@ class Report:
             suppressed=[suppressed.record() for suppressed in self.suppressed],
             unused_ignores=[ignore.record() for ignore in self.unused_ignores],
             fail_on=self.fail_on,
+            known=list(self.known),
+            gone=list(self.gone),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -340,6 +340,7 @@ def test_json_report() -> None:
         "advice",
         "fingerprint",
         "cause",
+        "location",
     }
     jsonschema.validate(json.loads(json.dumps(data)), report_schema())
 

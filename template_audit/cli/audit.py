@@ -8,13 +8,15 @@ import click
 
 from template_audit.cli import pretrain
 from template_audit.cli.inputs import REFERENCE, Inputs, inputs, with_probes
-from template_audit.cli.options import Outputs, configured, reported
+from template_audit.cli.options import Outputs, baseline_option, configured, reported
 from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
+    from template_audit.baseline import Baseline
     from template_audit.config import Config
     from template_audit.findings import Level
     from template_audit.frameworks.interface import TrainingRun
+    from template_audit.pretraining import PretrainReport
     from template_audit.results import Report
 
 DEFAULT_FRAMEWORK = "llamafactory"
@@ -38,6 +40,7 @@ DEFAULT_FRAMEWORK = "llamafactory"
 )
 @click.option("--reference", metavar="SPEC", default=REFERENCE, show_default=True, help="What the model expects.")
 @configured
+@baseline_option
 @reported
 @click.option(
     "--verify",
@@ -55,6 +58,7 @@ def COMMAND(
     encoder: str,
     reference: str,
     config: Config,
+    baseline: Baseline | None,
     outputs: Outputs,
     verify: bool,
     verbose: bool,
@@ -80,12 +84,15 @@ def COMMAND(
     if is_training_config(given.target):
         run = read_training_run(given.target, overrides)
         if run.stage == "pt":
-            return _pretraining(given, run, encoder, config, outputs, verify=verify, verbose=verbose, quiet=quiet)
+            pretraining = _pretraining(given, run, encoder, config)
+            return pretrain.finish(pretraining, baseline, outputs, verify=verify, verbose=verbose, quiet=quiet)
         report = _audit_run(given, run, encoder, reference, config, rows)
     elif overrides:
         raise UsageError(f"`{overrides[0]}` overrides a training config, and `{given.target}` is a model.")
     else:
         report = _audit(given, encoder, reference, config)
+    if baseline is not None:
+        report = baseline.apply(report)
     outputs.write(lambda form, *where: form.write(report, *where), verbose=verbose, quiet=quiet)
     return max(report.exit_code, 1) if verify and report.mismatches else report.exit_code
 
@@ -149,6 +156,7 @@ def _audit_run(given: Inputs, run: TrainingRun, encoder: str, reference: str, co
         config=config,
         reference_options={**shared, **reference_options},
         severities=_severities_of(run, config),
+        training_config=run.config,
     )
 
 
@@ -158,17 +166,7 @@ def _severities_of(run: TrainingRun, config: Config) -> dict[str, Level]:
     return {name: level for name, level in own.items() if name not in config.severities}
 
 
-def _pretraining(
-    given: Inputs,
-    run: TrainingRun,
-    encoder: str,
-    config: Config,
-    outputs: Outputs,
-    *,
-    verify: bool,
-    verbose: bool,
-    quiet: bool,
-) -> int:
+def _pretraining(given: Inputs, run: TrainingRun, encoder: str, config: Config) -> PretrainReport:
     """The same as `pretrain` with what the config says."""
     from template_audit.pretraining import audit_pretraining, check_pretraining, load_pretrain_encoder
     from template_audit.training import spec_of
@@ -182,5 +180,4 @@ def _pretraining(
         run.datasets, dataset_dir=run.dataset_dir, max_samples=run.max_samples, seed=run.seed
     )
     why = f"{run.config} says `template: {'null' if run.template is None else run.template}`, stage pt."
-    report = audit_pretraining(chosen, documents, why=why, config=config)
-    return pretrain.print_report(report, outputs, verify=verify, verbose=verbose, quiet=quiet)
+    return audit_pretraining(chosen, documents, why=why, config=config, training_config=run.config)

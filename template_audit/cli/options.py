@@ -17,6 +17,7 @@ from template_audit.errors import UsageError
 from template_audit.report import formats
 
 if TYPE_CHECKING:
+    from template_audit.baseline import Baseline
     from template_audit.findings import Threshold
     from template_audit.report.interface import ReportFormat, ReportOptions
     from template_audit.report.terminal.screen import Screen
@@ -80,6 +81,21 @@ class Outputs:
             options = ReportOptions(verbose=verbose, quiet=quiet, colour=False if path else None)
             with output_stream(path) as stream:
                 writer(get_format(name), stream, options)
+
+
+def _read_baseline(ctx: click.Context, param: click.Parameter, path: str | None) -> Baseline | None:
+    from template_audit.baseline import read_baseline
+
+    return None if path is None else read_baseline(path)
+
+
+baseline_option: Callable[[F], F] = click.option(
+    "--baseline",
+    metavar="FILE",
+    callback=_read_baseline,
+    help="An earlier report of --format json: what it found is known and does not count.",
+)
+"""Gives a command `baseline`, a `Baseline` or None."""
 
 
 def reported(command: F) -> F:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from template_audit.cli.inputs import Inputs, model_inputs
-from template_audit.cli.options import Outputs, assignments, configured, reported
+from template_audit.cli.options import Outputs, assignments, baseline_option, configured, reported
 from template_audit.errors import UsageError
 from template_audit.report.interface import RecordFormat
 
 if TYPE_CHECKING:
+    from template_audit.baseline import Baseline
     from template_audit.config import Config
     from template_audit.pretraining import PretrainReport
     from template_audit.report.interface import ReportFormat, ReportOptions
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     help="With --python: fail unless the built-in encoder gives what the installed framework gives.",
 )
 @configured
+@baseline_option
 @reported
 @click.option("-v", "--verbose", is_flag=True, help="The whole text of the block.")
 @click.option("-q", "--quiet", is_flag=True, help="The totals alone.")
@@ -73,6 +75,7 @@ def COMMAND(
     python: str | None,
     verify: bool,
     config: Config,
+    baseline: Baseline | None,
     outputs: Outputs,
     verbose: bool,
     quiet: bool,
@@ -92,11 +95,12 @@ def COMMAND(
     )
     documents = chosen.open_documents(datasets, dataset_dir=dataset_dir, column=column, max_samples=max_samples)
     report = audit_pretraining(chosen, documents, block=block, why=why, config=config)
-    return print_report(report, outputs, verify=verify, verbose=verbose, quiet=quiet)
+    return finish(report, baseline, outputs, verify=verify, verbose=verbose, quiet=quiet)
 
 
-def print_report(
+def finish(
     report: PretrainReport,
+    baseline: Baseline | None,
     outputs: Outputs,
     *,
     verify: bool = False,
@@ -104,6 +108,8 @@ def print_report(
     quiet: bool = False,
 ) -> int:
     """Print the report and return its exit code; with `verify`, 1 when an installed framework gave something else."""
+    if baseline is not None:
+        report = baseline.apply_to_pretraining(report)
 
     def write(form: ReportFormat, stream: TextIO, options: ReportOptions) -> None:
         if form.name == "json":

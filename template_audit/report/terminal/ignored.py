@@ -1,10 +1,11 @@
-"""What the configuration ignores: one quiet line for each entry, with its reason."""
+"""What does not count: findings that the configuration ignores, and those that the baseline knows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from template_audit.findings import FindingRecord, by_cause
 from template_audit.report.terminal.screen import Screen
 
 if TYPE_CHECKING:
@@ -31,6 +32,21 @@ def show_ignored(screen: Screen, suppressed: Sequence[Suppressed], unused: Seque
             if (value := getattr(ignore, name)) is not None
         )
         _line(screen, f"ignored nothing  {ignore.rule}{scope}: there is no such finding; the entry can go.")
+
+
+def show_known(screen: Screen, known: Sequence[FindingRecord], gone: Sequence[FindingRecord]) -> None:
+    """Print one line for every rule with findings of the baseline, then what is in the baseline and no more there."""
+    rules: dict[str, list[FindingRecord]] = {}
+    for finding in known:
+        rules.setdefault(finding.rule, []).append(finding)
+    for rule, findings in rules.items():
+        number = f"{len(findings)} finding{'s' if len(findings) != 1 else ''}"
+        _line(screen, f"known  {rule}, {number}: in the baseline.")
+    for cause in by_cause(gone):
+        where = f" ({len(cause.conversations)} conversations)" if len(cause.conversations) > 1 else ""
+        _line(screen, f"no more there  {cause.first.rule}{where}: {cause.first.message}")
+    if gone:
+        _line(screen, "Write the baseline anew, so that these do not come back unseen.")
 
 
 def _line(screen: Screen, text: str) -> None:

@@ -9,7 +9,7 @@ from template_audit.findings import by_cause
 from template_audit.report.interface import ReportOptions
 from template_audit.report.terminal.diff import Pair, draw, legend
 from template_audit.report.terminal.findings import one_per_cause, show_findings
-from template_audit.report.terminal.ignored import show_ignored
+from template_audit.report.terminal.ignored import show_ignored, show_known
 from template_audit.report.terminal.screen import Screen
 from template_audit.report.terminal.summary import header, overview, verdict
 from template_audit.report.terminal.table import pair_table
@@ -37,6 +37,9 @@ def page(screen: Screen, report: Report, options: ReportOptions) -> None:
     if report.suppressed or report.unused_ignores:
         screen.line()
         show_ignored(screen, report.suppressed, report.unused_ignores)
+    if report.known or report.gone:
+        screen.line()
+        show_known(screen, report.known, report.gone)
     screen.line()
     verdict(screen, report)
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from template_audit.findings import by_cause
 from template_audit.report.terminal.findings import show_findings
-from template_audit.report.terminal.ignored import show_ignored
+from template_audit.report.terminal.ignored import show_ignored, show_known
 from template_audit.report.terminal.screen import Screen, style, wrap
 from template_audit.report.terminal.summary import plural
 from template_audit.report.terminal.tokens import special_ids
@@ -40,6 +40,9 @@ def show_pretraining(screen: Screen, report: PretrainReport, *, verbose: bool = 
     if not quiet and (report.suppressed or report.unused_ignores):
         screen.line()
         show_ignored(screen, report.suppressed, report.unused_ignores)
+    if not quiet and (report.known or report.gone):
+        screen.line()
+        show_known(screen, report.known, report.gone)
 
 
 def _header(screen: Screen, report: PretrainReport) -> None:

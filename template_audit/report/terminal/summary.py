@@ -221,6 +221,8 @@ def verdict(screen: Screen, report: Report) -> None:
         mark, style = "?", "error"
         known = numbers.evaluated and sentence
         sentence = f"{missing} of {total} could not be evaluated." + (f" {known}" if known else "")
+    if report.known:
+        sentence += f" {plural(len(report.known), 'finding')} known from the baseline."
     if report.suppressed:
         sentence += f" {plural(len(report.suppressed), 'finding')} ignored."
     screen.line((f"{mark} {screen.prose(sentence)} Exit {report.exit_code}.", style))
