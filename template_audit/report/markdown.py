@@ -21,7 +21,7 @@ from template_audit.report.records import (
     not_evaluated,
     verdict,
 )
-from template_audit.report.sanitize import visible
+from template_audit.report.sanitize import encodable, visible
 
 COMMENT = 65_000
 """Bytes of a report: GitHub takes 65,536 characters in a comment."""
@@ -150,7 +150,11 @@ class MarkdownFormat(OfRecords):
     def write_records(self, records: Sequence[ReportRecord], stream: TextIO, options: ReportOptions) -> None:
         """Write the report; see `RecordFormat.write_records`."""
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        stream.write(visible(markdown(records), keep="\n", encoding=encoding))
+        text = markdown(records)
+        for sign in _SIGNS.values():
+            if not encodable(sign, encoding):
+                text = text.replace(f"{sign} ", "")
+        stream.write(visible(text, keep="\n", encoding=encoding))
 
 
 FORMAT = MarkdownFormat()

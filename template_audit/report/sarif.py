@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 FINGERPRINT = "templateAuditCause/v1"
+_PATH = 4096  # what a file system takes
 LEVELS: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}
 
 
@@ -129,7 +130,7 @@ def _location(entry: Entry) -> dict[str, Any]:
 
 def _artifact(path: str) -> dict[str, Any]:
     """A path as a URI; a relative one from the root of the sources, which is where the tool was called."""
-    uri = quote(path.encode("utf-8", "surrogatepass"), safe="/")
+    uri = quote(path[:_PATH].encode("utf-8", "surrogatepass"), safe="/")
     return {"uri": f"file://{uri}"} if path.startswith("/") else {"uri": uri, "uriBaseId": "%SRCROOT%"}
 
 

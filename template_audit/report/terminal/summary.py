@@ -211,6 +211,8 @@ def verdict(screen: Screen, report: Report) -> None:
     if numbers.agree < numbers.evaluated:
         equal = f"({numbers.agree} equal to the token)"
         sentence = f"No errors or warnings in {total}: {spec} feeds this model {expected} {equal}."
+    if report.known:
+        sentence = f"Nothing new in {total}."
     if numbers.error:
         mark, style = screen.glyphs.bad, "error"
         sentence = f"{_found(report)}: {spec} does not feed this model {expected}."
