@@ -1,0 +1,232 @@
+"""Where findings point: lines of templates, keys of a model's files, lines of a training config."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from template_audit import load_model
+from template_audit.audit import audit
+from template_audit.cli import main
+from template_audit.findings import FindingRecord
+from template_audit.keylines import json_key_line, yaml_entries
+from template_audit.locations import Literal, line_of, literal_runs, literals
+from template_audit.probes import probe
+from tests.builders import stream
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "fixtures" / "models"
+
+TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {{- message.content | trim }}
+
+    {{- '<|im_end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n<think>\\n' }}
+{%- endif %}
+"""
+
+
+# --- literals --------------------------------------------------------------------------------------
+
+
+def test_literals_have_their_lines() -> None:
+    found = [(literal.line, literal.text) for literal in literals(TEMPLATE, {"bos_token": "<s>"}) if literal.text]
+    assert found == [
+        (1, "<s>"),
+        (3, "<|im_start|>"),
+        (3, "\n"),
+        (6, "<|im_end|>"),
+        (9, "<|im_start|>assistant\n<think>\n"),
+    ]
+
+
+def test_plain_text_and_escapes() -> None:
+    template = "{% if a %}\nUser:\n{{ x }}\n{% endif %}{{ 'ü\\u00e9\\n' }}"
+    assert [literal for literal in literals(template) if literal.text.strip()] == [(2, "User:\n"), (4, "üé\n")]
+
+
+def test_what_the_lexer_refuses_has_no_literals_beyond() -> None:
+    assert list(literals("a{{ 'b }}")) == [Literal(1, "a")]
+    assert list(literals("{{ 'x'|center(900000000) }}")) == [Literal(1, "x")]  # cut, not computed
+
+
+KNOWN = [Literal(3, "<|im_start|>"), Literal(6, "<|im_end|>\n"), Literal(9, "<|im_start|>assistant\n"), Literal(9, "a")]
+
+
+@pytest.mark.parametrize(
+    ("run", "part", "line"),
+    [
+        ("<|im_end|>\n<|im_start|>", "<|im_end|>", 6),
+        ("<|im_end|>\n<|im_start|>", "\n", 6),  # only one literal wrote that line break
+        ("<|im_end|>\n<|im_start|>", "<|im_end|>\n<|im_start|>", 6),  # its beginning
+        ("<|im_start|>", "<|im_start|>", 3),
+        ("<|im_start|>assistant\n", "<|im_start|>", 9),  # the longer literal is the likelier
+        ("somebody else's", "else", None),
+    ],
+)
+def test_the_line_of_a_literal(run: str, part: str, line: int | None) -> None:
+    start = run.index(part)
+    assert line_of(KNOWN, run, start, start + len(part)) == line
+
+
+def test_a_literal_on_two_lines_is_nowhere_for_certain() -> None:
+    assert line_of([Literal(1, "<|im_end|>"), Literal(5, "<|im_end|>")], "<|im_end|>", 0, 10) is None
+    assert line_of([Literal(5, "<|im_end|>"), Literal(5, "<|im_end|>")], "<|im_end|>", 0, 10) == 5
+
+
+def test_lines_within_a_literal_are_counted() -> None:
+    assert line_of([Literal(4, "You are.\nBe kind.\n")], "You are.\nBe kind.\n", 9, 16) == 5
+
+
+def test_literal_runs() -> None:
+    made = stream("<|im_start|>user\n{0:hi}<|im_end|>\n<|im_start|>assistant\n«{1:yes}<|im_end|>»\n")
+    end = made.text.index("<|im_end|>")
+    token = next(i for i, span in enumerate(made.spans) if span[0] == end)
+    assert list(literal_runs(made, token, token + 1)) == [("<|im_end|>\n<|im_start|>assistant\n", 0, 10)]
+    content = next(i for i, span in enumerate(made.spans) if made.text[slice(*span)] == "hi")
+    assert list(literal_runs(made, content, content + 1)) == []
+    assert list(literal_runs(made, len(made), len(made)))  # the end of the text
+
+
+# --- keys ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{\n "a": {"key": 1},\n "b": "key",\n "key" : 2}', 4),
+        ('{"a": ["key"],\n\n"k\\u0065y": 1}', 3),
+        ('{"a": "{\\"key\\": 1}"}', None),
+        ('{"key" 1}', None),
+        ("", None),
+        ("[{]}{", None),
+    ],
+)
+def test_the_line_of_a_json_key(text: str, line: int | None) -> None:
+    assert json_key_line(text, "key") == line
+
+
+def test_the_entries_of_a_yaml_file() -> None:
+    assert yaml_entries("# x\na: 1\n\n'b': [1]\nc: null\nd: text\n") == {
+        "a": (2, "1"),
+        "b": (4, None),
+        "c": (5, None),
+        "d": (6, "text"),
+    }
+    assert yaml_entries('{"a": "x",\n "b": 2}') == {"a": (1, "x"), "b": (2, "2")}
+    for text in ("", "- a", "a: [", "\x00"):
+        assert yaml_entries(text) == {}
+
+
+# --- audits ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a ChatML model in the working directory, with a template file of its own."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "models" / "toy"
+    shutil.copytree(MODELS / "qwen25-like", folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    return folder
+
+
+def found(folder: Path | str, encoder: str = "llamafactory:qwen", **options: object) -> dict[str, FindingRecord]:
+    model = load_model(folder, **options)  # type: ignore[arg-type]
+    report = audit(model, subject=encoder, conversations=[probe("single", model), probe("tool-call", model)])
+    return {finding.rule: finding for finding in reversed(report.findings)}
+
+
+def place(finding: FindingRecord) -> tuple[str, int | None]:
+    assert finding.location is not None
+    return finding.location.path, finding.location.line
+
+
+def test_a_difference_points_at_the_line_of_its_literal(model_folder: Path) -> None:
+    findings = found("models/toy", "llamafactory:llama3")
+    assert place(findings["wrong-turn-end"]) == ("models/toy/chat_template.jinja", 6)
+
+
+def test_outside_of_the_working_directory_paths_are_absolute(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path, line = place(found(model_folder, "llamafactory:llama3")["wrong-turn-end"])
+    assert (path, line) == (str(model_folder / "chat_template.jinja"), 6)
+
+
+def test_a_template_within_a_json_file_is_its_entry(model_folder: Path) -> None:
+    (model_folder / "chat_template.jinja").unlink()
+    config = json.loads((model_folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["chat_template"] = TEMPLATE
+    text = json.dumps(config, indent=2)
+    (model_folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    expected = next(i for i, line in enumerate(text.split("\n"), 1) if line.startswith('  "chat_template"'))
+    findings = found("models/toy", "llamafactory:llama3")
+    assert place(findings["wrong-turn-end"]) == ("models/toy/tokenizer_config.json", expected)
+
+
+def test_a_replaced_template_is_its_own_file(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text("\n" + TEMPLATE, encoding="utf-8")
+    findings = found("models/toy", "llamafactory:llama3", chat_template="mine.jinja")
+    assert place(findings["wrong-turn-end"]) == ("mine.jinja", 7)
+
+
+def test_a_template_that_does_not_compile(model_folder: Path) -> None:
+    (model_folder / "chat_template.jinja").write_text("{{ a }}\n\n{% if %}\n", encoding="utf-8")
+    assert place(found("models/toy")["template-broken"]) == ("models/toy/chat_template.jinja", 3)
+
+
+def test_hidden_characters_of_a_template(model_folder: Path) -> None:
+    (model_folder / "chat_template.jinja").write_text(TEMPLATE.replace("trim }}", "trim }}\u202e"), encoding="utf-8")
+    assert place(found("models/toy")["hidden-characters"]) == ("models/toy/chat_template.jinja", 4)
+
+
+def test_special_tokens_are_entries_of_the_tokenizer_config(model_folder: Path) -> None:
+    text = (model_folder / "tokenizer_config.json").read_text(encoding="utf-8")
+    config = json.loads(text) | {"pad_token": "<|im_end|>", "eos_token": "<|im_end|>"}
+    text = json.dumps(config, indent=2)
+    (model_folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    (model_folder / "special_tokens_map.json").unlink(missing_ok=True)
+    expected = next(i for i, line in enumerate(text.split("\n"), 1) if line.startswith('  "pad_token"'))
+    assert place(found("models/toy")["pad-equals-eos"]) == ("models/toy/tokenizer_config.json", expected)
+
+
+def test_a_model_of_the_hub_is_named_by_its_repository(model_folder: Path) -> None:
+    from dataclasses import replace
+
+    from template_audit.locations import located
+
+    model = load_model("models/toy")
+    report = audit(model, subject="llamafactory:llama3", conversations=[probe("single", model)])
+    hub = replace(model, id="org/toy", revision="0" * 40)
+    placed = {one.rule: one for one in located(report.findings, hub, report.comparisons)}
+    assert place(placed["wrong-turn-end"]) == ("org/toy/chat_template.jinja", 6)
+
+
+def test_a_training_config_points_at_its_own_lines(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "model_name_or_path: models/toy\nstage: sft\ntemplate: llama3\ncutoff_len: 24\n"
+    text += f"dataset: fixture_alpaca\ndataset_dir: {ROOT}/fixtures/conversations/datasets\n"
+    (tmp_path / "train.yaml").write_text(text, encoding="utf-8")
+
+    def places(*overrides: str) -> dict[str, tuple[str, int | None]]:
+        main(["train.yaml", *overrides, "--format", "json"])
+        report = json.loads(capsys.readouterr().out)
+        return {one["rule"]: (one["location"]["path"], one["location"].get("line")) for one in report["findings"]}
+
+    found = places()
+    assert found["foreign-special-token"] == ("train.yaml", 3)
+    assert found["truncated-supervision"] == ("train.yaml", 4)
+    assert found["missing-generation-tags"][0] == "models/toy/chat_template.jinja"
+    assert places("template=gemma")["foreign-special-token"] == ("train.yaml", None)
