@@ -8,29 +8,16 @@ Cuts are made where both streams have a token boundary; ids then decide what is 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from template_audit.hunks import Hunk, HunkKind, hunks_of, kind_of
 from template_audit.stream import IGNORE, EncodedStream, Piece, Turn
 from template_audit.textdiff import Block, Range, equal_blocks, increasing
 
-HunkKind = Literal["equal", "segmentation", "whitespace", "missing", "extra", "replaced"]
-
-
-class Hunk(NamedTuple):
-    """One stretch of the alignment: half-open token ranges in the reference and in the subject.
-
-    `segmentation`: the same text in other ids. `whitespace`: the text differs in whitespace only.
-    `missing`: only the reference has it. `extra`: only the subject has it.
-    """
-
-    kind: HunkKind
-    ref_start: int
-    ref_end: int
-    sub_start: int
-    sub_end: int
+__all__ = ["Alignment", "Hunk", "HunkKind", "LabelHunk", "compare"]
 
 
 class LabelHunk(NamedTuple):
@@ -77,9 +64,9 @@ def compare(reference: EncodedStream, subject: EncodedStream) -> Alignment:
         return Alignment(reference, subject, [Hunk("equal", 0, size, 0, size)] if size else [])
     headers = _common_headers(reference, subject)
     blocks = list(_equal_text(reference, subject, [(a.char_start, b.char_start) for a, b in headers]))
-    hunks = _hunks(reference, subject, blocks)
+    hunks = hunks_of(reference, subject, blocks)
     turns = [(a.start, b.start) for a, b in headers]
-    return Alignment(reference, subject, [part for h in hunks for part in _at_turns(reference, subject, h, turns)])
+    return Alignment(reference, subject, list(_at_turns(reference, subject, hunks, turns)))
 
 
 def _common_headers(reference: EncodedStream, subject: EncodedStream) -> list[tuple[Turn, Turn]]:
@@ -111,13 +98,16 @@ def _equal_text(reference: EncodedStream, subject: EncodedStream, headers: list[
     a = b = 0
     ends = Block(len(reference.text), len(subject.text), 0)
     turns = {turn.char_start for turn in reference.turns}, {turn.char_start for turn in subject.turns}
+    headers = sorted(headers)  # as they are already, turns being in order
+    starts = [h[0] for h in headers]
 
     def differing(ref: Range, sub: Range) -> list[Block]:
         return equal_blocks(reference.text, subject.text, ref, sub, *turns)
 
     for anchor in [*_anchors(reference, subject), ends]:
         corners = ((a, b), (anchor.ref, anchor.sub))
-        inside = [h for h in headers if a <= h[0] <= anchor.ref and b <= h[1] <= anchor.sub and h not in corners]
+        near = headers[bisect_left(starts, a) : bisect_right(starts, anchor.ref)]
+        inside = [h for h in near if b <= h[1] <= anchor.sub and h not in corners]
         yield from _gap(reference.text, differing, (a, anchor.ref), (b, anchor.sub), inside)
         yield anchor
         a, b = anchor.ref + anchor.size, anchor.sub + anchor.size
@@ -188,95 +178,20 @@ def _shared(ref_text: str, ref: Piece, sub_text: str, sub: Piece) -> Block | Non
 # --- tokens ----------------------------------------------------------------------------------------
 
 
-def _hunks(reference: EncodedStream, subject: EncodedStream, blocks: list[Block]) -> list[Hunk]:
-    hunks: list[Hunk] = []
-    i = j = 0
-    for cut in _cuts(reference, subject, blocks):
-        i_next, j_next = max(i, cut[0]), max(j, cut[1])
-        if _kind(reference, subject, i, i_next, j, j_next) not in ("equal", "segmentation"):
-            # a marker that swallows the whitespace behind it is one token, whatever its text
-            while i < i_next and j < j_next and _same_id_other_text(reference, subject, i, j):
-                _append(hunks, Hunk("equal", i, i + 1, j, j + 1), reference, subject)
-                i, j = i + 1, j + 1
-        if i_next > i or j_next > j:
-            kind = _kind(reference, subject, i, i_next, j, j_next)
-            _append(hunks, Hunk(kind, i, i_next, j, j_next), reference, subject)
-        i, j = i_next, j_next
-    return hunks
-
-
-def _same_id_other_text(reference: EncodedStream, subject: EncodedStream, i: int, j: int) -> bool:
-    if reference.input_ids[i] != subject.input_ids[j]:
-        return False
-    a, b = reference.token_text(i), subject.token_text(j)
-    return a != b and a.rstrip() == b.rstrip() != ""
-
-
 def _at_turns(
-    reference: EncodedStream, subject: EncodedStream, hunk: Hunk, headers: list[tuple[int, int]]
+    reference: EncodedStream, subject: EncodedStream, hunks: list[Hunk], headers: list[Range]
 ) -> Iterator[Hunk]:
-    """Cut a replaced stretch at the tokens with which the same message's header begins on both sides."""
-    _, i, i_end, j, j_end = hunk
-    if hunk.kind == "replaced":
-        for here, there in headers:
-            if i <= here <= i_end and j <= there <= j_end and (here, there) not in ((i, j), (i_end, j_end)):
-                yield Hunk(_kind(reference, subject, i, here, j, there), i, here, j, there)
-                i, j = here, there
-    yield Hunk(_kind(reference, subject, i, i_end, j, j_end), i, i_end, j, j_end)
-
-
-def _cuts(reference: EncodedStream, subject: EncodedStream, blocks: list[Block]) -> Iterator[tuple[int, int]]:
-    """Pairs of token indices at which both streams can be cut, in order; the ends come last."""
-    ref_cuts, sub_cuts = _boundaries(reference), _boundaries(subject)
-    for block in blocks:
-        for offset in range(block.size + 1):
-            here, there = ref_cuts.get(block.ref + offset), sub_cuts.get(block.sub + offset)
-            if here and there:
-                yield here[0], there[0]
-                yield here[1], there[1]
-    yield len(reference), len(subject)
-
-
-def _boundaries(stream: EncodedStream) -> dict[int, tuple[int, int]]:
-    """Character positions between two tokens: the index of the first token there, and of the first
-    that covers characters (tokens without text may stand at one position)."""
-    found: dict[int, tuple[int, int]] = {}
-    reached = 0
-    for index, (start, end) in enumerate(stream.spans):
-        if start >= reached:
-            found[start] = (found[start][0] if start in found else index, index)
-        reached = max(reached, end)
-    size = len(stream)
-    found[len(stream.text)] = (found.get(len(stream.text), (size, size))[0], size)
-    return found
-
-
-def _kind(reference: EncodedStream, subject: EncodedStream, i: int, i_end: int, j: int, j_end: int) -> HunkKind:
-    if reference.input_ids[i:i_end] == subject.input_ids[j:j_end]:
-        return "equal"
-    a, b = _text(reference, i, i_end), _text(subject, j, j_end)
-    if a == b:
-        return "segmentation"
-    if "".join(a.split()) == "".join(b.split()):
-        return "whitespace"
-    return "extra" if i == i_end else "missing" if j == j_end else "replaced"
-
-
-def _text(stream: EncodedStream, start: int, end: int) -> str:
-    return stream.text[stream.spans[start][0] : max(e for _, e in stream.spans[start:end])] if end > start else ""
-
-
-def _append(hunks: list[Hunk], hunk: Hunk, reference: EncodedStream, subject: EncodedStream) -> None:
-    """Add a hunk, joined with the one before when both are the same kind of difference."""
-    if hunks:
-        last = hunks[-1]
-        alike = last.kind == hunk.kind or {last.kind, hunk.kind} <= {"missing", "extra", "replaced", "whitespace"}
-        if alike:
-            span = (last.ref_start, hunk.ref_end, last.sub_start, hunk.sub_end)
-            kind = last.kind if last.kind == hunk.kind == "equal" else _kind(reference, subject, *span)
-            hunks[-1] = Hunk(kind, *span)
-            return
-    hunks.append(hunk)
+    """Cut replaced stretches at the tokens with which the same message's header begins on both sides."""
+    starts = [here for here, _ in headers]
+    for hunk in hunks:
+        kind, i, i_end, j, j_end = hunk
+        if kind == "replaced":
+            for here, there in headers[bisect_left(starts, i) : bisect_right(starts, i_end)]:
+                if i <= here and j <= there <= j_end and (here, there) not in ((i, j), (i_end, j_end)):
+                    yield Hunk(kind_of(reference, subject, i, here, j, there), i, here, j, there)
+                    i, j = here, there
+            kind = kind_of(reference, subject, i, i_end, j, j_end)
+        yield Hunk(kind, i, i_end, j, j_end)
 
 
 def _label_hunks(alignment: Alignment) -> Iterator[LabelHunk]:

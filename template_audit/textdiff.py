@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
+from itertools import accumulate
 from typing import NamedTuple
 
 Range = tuple[int, int]
@@ -71,9 +72,12 @@ _UNIT = re.compile(
 _MARKER = re.compile(r"[<\[].+[>\]]", re.S)
 
 _CELLS = 4_000_000
-"""Most unit pairs that one exact difference may look at (about 20 ms)."""
-
-
+"""Most unit pairs that one exact difference may look at (under a millisecond)."""
+_RUN = 8
+_WINDOW = 2_000
+_SHARED = 0.25
+"""The share of common units, in any order, from which on repetitive texts are compared at all."""
+_STRETCH = 64  # units that are compared at once
 _ISLAND = 16
 """Most characters that two different texts can share by chance in one place."""
 
@@ -88,11 +92,7 @@ class _Gap(NamedTuple):
 
 
 def _offsets(units: list[str], start: int) -> list[int]:
-    out = [start]
-    for unit in units:
-        start += len(unit)
-        out.append(start)
-    return out
+    return list(accumulate(map(len, units), initial=start))
 
 
 def _equal_units(ref: list[str], sub: list[str]) -> Iterator[Block]:
@@ -100,12 +100,11 @@ def _equal_units(ref: list[str], sub: list[str]) -> Iterator[Block]:
 
     Else the blanks of ``x [/INST]`` and ``x[/INST] `` would be held for equal, and the marker for moved.
     """
-    at = [[i for i, unit in enumerate(units) if unit.strip()] for units in (ref, sub)]
-    visible = [[units[i] for i in where] for units, where in zip((ref, sub), at, strict=True)]
+    ref_at, sub_at = ([i for i, unit in enumerate(units) if not unit.isspace()] for units in (ref, sub))
+    ours, theirs = [ref[i] for i in ref_at], [sub[j] for j in sub_at]
+    found = _diff(ours, 0, len(ours), theirs, 0, len(theirs))
     a = b = 0
-    found = _diff(visible[0], 0, len(visible[0]), visible[1], 0, len(visible[1]))
-    pairs = [(at[0][i + k], at[1][j + k]) for i, j, size in found for k in range(size)]
-    for i, j in [*pairs, (len(ref), len(sub))]:
+    for i, j, size in _together(ref, ref_at, sub, sub_at, found):
         head = 0
         while a + head < i and b + head < j and ref[a + head] == sub[b + head]:
             head += 1
@@ -113,13 +112,32 @@ def _equal_units(ref: list[str], sub: list[str]) -> Iterator[Block]:
         while a + head < i - tail and b + head < j - tail and ref[i - tail - 1] == sub[j - tail - 1]:
             tail += 1
         yield Block(a, b, head)
-        yield Block(i - tail, j - tail, tail + (i < len(ref)))
-        a, b = i + 1, j + 1
+        yield Block(i - tail, j - tail, tail + size)
+        a, b = i + size, j + size
+
+
+def _together(
+    ref: list[str], ref_at: list[int], sub: list[str], sub_at: list[int], found: Iterable[Block]
+) -> Iterator[Block]:
+    """Runs of visible units as runs of all units: as long as the whitespace inside is the same. The ends come last."""
+    for i, j, size in found:
+        for start in range(0, size, _STRETCH):
+            stop = min(start + _STRETCH, size) - 1
+            a, a_end = ref_at[i + start], ref_at[i + stop] + 1
+            b, b_end = sub_at[j + start], sub_at[j + stop] + 1
+            if a_end - a == b_end - b and ref[a:a_end] == sub[b:b_end]:
+                yield Block(a, b, a_end - a)
+            else:
+                for k in range(start, stop + 1):
+                    yield Block(ref_at[i + k], sub_at[j + k], 1)
+    yield Block(len(ref), len(sub), 0)
 
 
 def _diff(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
     """Equal runs of units, in order; exact up to `_CELLS`, beyond that split at units that are unique."""
-    size = 0
+    size, most = 0, min(a_end - a, b_end - b)
+    while size + _STRETCH <= most and ref[a + size : a + size + _STRETCH] == sub[b + size : b + size + _STRETCH]:
+        size += _STRETCH
     while a + size < a_end and b + size < b_end and ref[a + size] == sub[b + size]:
         size += 1
     if size:
@@ -149,18 +167,77 @@ def _exact(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: in
 
 
 def _at_unique(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
-    """Fix units that occur once on each side and in the same order; compare what lies between."""
-    once = {unit for unit, count in Counter(ref[a:a_end]).items() if count == 1}
-    once &= {unit for unit, count in Counter(sub[b:b_end]).items() if count == 1}
+    """Fix units that occur once on each side and in the same order; compare what lies between.
+
+    Where there is none, runs of `_RUN` units take their place; where there is none of them either, the
+    text repeats itself, and is compared in windows.
+    """
+    ours, theirs = Counter(ref[a:a_end]), Counter(sub[b:b_end])
+    once = {unit for unit, count in ours.items() if count == 1}
+    once &= {unit for unit, count in theirs.items() if count == 1}
     where = {ref[i]: i for i in range(a, a_end) if ref[i] in once}
     fixed = increasing([Block(where[sub[j]], j, 1) for j in range(b, b_end) if sub[j] in once])
     if not fixed:
-        return  # nothing to hold on to: one replaced stretch
+        shared = sum(min(count, theirs[unit]) for unit, count in ours.items())
+        if shared < _SHARED * min(a_end - a, b_end - b):
+            return  # nothing to hold on to: one replaced stretch
+        fixed = _unique_runs(ref, a, a_end, sub, b, b_end)
+        if not fixed:
+            yield from _by_windows(ref, a, a_end, sub, b, b_end)
+            return
     for block in [*fixed, Block(a_end, b_end, 0)]:
         yield from _diff(ref, a, block.ref, sub, b, block.sub)
         if block.size:
             yield block
         a, b = block.ref + block.size, block.sub + block.size
+
+
+def _unique_runs(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> list[Block]:
+    """The first units of some runs of `_RUN` units that occur once on each side, in the same order on both.
+
+    Of all runs one in eight is looked at, the same ones on both sides.
+    """
+    number: dict[str, int] = {}
+    sides = []
+    for units, start, end in ((ref, a, a_end), (sub, b, b_end)):
+        ids = [number.setdefault(unit, len(number)) for unit in units[start:end]]
+        at: dict[int, int | None] = {}
+        # of integers, so that the hash of a run is the same in every process
+        for place, run in enumerate(map(hash, zip(*(ids[k:] for k in range(_RUN)), strict=False)), start):
+            if not run & 7:
+                at[run] = None if run in at else place
+        sides.append(at)
+    ours, theirs = sides
+    pairs = [
+        Block(i, j, 1)
+        for run, j in theirs.items()
+        if j is not None and (i := ours.get(run)) is not None and ref[i : i + _RUN] == sub[j : j + _RUN]
+    ]
+    return increasing(sorted(pairs, key=lambda block: block.sub))
+
+
+def _by_windows(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
+    """Repetitive texts, in which no unit is unique: exact within a window that goes along both.
+
+    A window's last quarter is compared again in the next one: where it ends says little.
+    """
+    while a < a_end and b < b_end:
+        a_to, b_to = min(a + _WINDOW, a_end), min(b + _WINDOW, b_end)
+        last = a_to == a_end and b_to == b_end
+        ahead = _WINDOW if last else _WINDOW * 3 // 4
+        found = [
+            Block(i, j, min(size, max(a + ahead - i, 0), max(b + ahead - j, 0)))
+            for i, j, size in _exact(ref, a, a_to, sub, b, b_to)
+        ]
+        found = [block for block in found if block.size]
+        yield from found
+        if last:
+            return
+        # where little is equal, the last agreement is a chance one: keep to the diagonal
+        if sum(block.size for block in found) >= ahead // 4:
+            a, b = found[-1].ref + found[-1].size, found[-1].sub + found[-1].size
+        else:
+            a, b = a + ahead, b + ahead
 
 
 def _merge(blocks: Iterable[Block]) -> list[Block]:
