@@ -115,7 +115,6 @@ def strings_in(value: Any) -> Iterator[str]:
             yield from strings_in(item)
 
 
-_V2 = re.compile(r"\s*::([^:]*?)::", re.S)
 _LOG = re.compile(r"##\[|##vso\[|##teamcity\[", re.I)
 
 
@@ -126,8 +125,8 @@ def obeyed(text: str) -> list[tuple[str, dict[str, str], str]]:
     and ``##[`` or its like anywhere in a line.
     """
     found = []
-    for line in re.split(r"\r\n|[\r\n]", text):
-        if _LOG.search(line):
+    for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        if "##" in line and _LOG.search(line):
             found.append(("log command", {}, line))
         if not line.lstrip().startswith("::"):
             continue

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.text import Text
 
 from template_audit.report.interface import ReportOptions
-from template_audit.report.sanitize import code_point, encodable, visible
+from template_audit.report.sanitize import LOG_COMMAND, code_point, encodable, visible
 
 Part = str | tuple[str, str] | Text
 """A piece of a line: trusted text, (text, style), or finished Text."""
 
-_LOG_COMMAND = re.compile(r"(\s*):(?=:[^:]+::)")  # what GitHub Actions takes for a command, at the start of a line
+_LINE_COMMAND = re.compile(r"(\s*):(?=:[^:]+::)")  # what GitHub Actions takes for a command, at the start of a line
 
 MIN_WIDTH = 40
 PIPE_WIDTH = 100
@@ -122,8 +122,10 @@ class Screen:
     def line(self, *parts: Part) -> None:
         """Print one line, as it is."""
         text = self.text(*parts)
-        if command := _LOG_COMMAND.match(text.plain):
+        if command := _LINE_COMMAND.match(text.plain):
             text = Text(command[1] + code_point(":")) + text[command.end() :]
+        for found in reversed(list(LOG_COMMAND.finditer(text.plain)) if "##" in text.plain else []):
+            text = text[: found.end() - 1] + Text(code_point("#")) + text[found.end() :]
         if self.glyphs is ASCII and not text.plain.isascii():
             text = Text(visible(text.plain, encoding=self.encoding))
         self._console.print(text, soft_wrap=True)
