@@ -207,8 +207,12 @@ class Examiner:
         """What the rules about the model and the encoders find."""
         model_case = ModelCase(self.model, self.reference, self.subject, tuple(cases))
         for rule in self.in_scope("model"):
-            for same in by_key(rule.check(model_case)):
-                yield self._finding(rule, _first(same), None)
+            yield from self.of_model_rule(rule, model_case)
+
+    def of_model_rule(self, rule: Rule, case: ModelCase) -> Iterator[Finding]:
+        """What one of the rules about the model finds."""
+        for same in by_key(rule.check(case)):
+            yield self._finding(rule, _first(same), None)
 
     def refused(self, comparison: Comparison) -> Iterator[Finding]:
         """The findings about a conversation that one side does not take."""

@@ -114,6 +114,12 @@ def inputs(command: Command) -> Command:
     return decorated
 
 
+def inputs_without_conversations(command: Command) -> Command:
+    """As `inputs`, for a command that has its own way of naming rows, and needs no installed framework."""
+    decorated: Command = model_inputs(_with(_encoding(command), _ENCODING[len(_CONVERSATIONS) :]))
+    return decorated
+
+
 def inputs_of_several(command: Command) -> Command:
     """As `inputs`, for a command that takes one MODEL or more; it receives a list of `Inputs`, one for each."""
 
@@ -131,12 +137,12 @@ def _encoding(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def run(
         given: Inputs,
-        conversation: tuple[str, ...],
-        conversation_format: str | None,
         option: tuple[str, ...],
         template_kwarg: tuple[str, ...],
         clock: str | None,
         framework_source: str | None,
+        conversation: tuple[str, ...] = (),
+        conversation_format: str | None = None,
         python: str | None = None,
         **rest: Any,
     ) -> Any:
@@ -172,7 +178,7 @@ _MODEL = (
     click.option("--trust-remote-code", is_flag=True, help="Let the model repository run its own Python code."),
 )
 
-_ENCODING = (
+_CONVERSATIONS = (
     click.option(
         "--conversation",
         metavar="FILE|PROBE",
@@ -180,6 +186,10 @@ _ENCODING = (
         help="A file of conversations or a built-in probe; may be repeated.",
     ),
     click.option("--conversation-format", metavar="NAME", help="Row format of the files: openai, sharegpt or alpaca."),
+)
+
+_ENCODING = (
+    *_CONVERSATIONS,
     click.option(
         "-o",
         "--option",

@@ -6,13 +6,13 @@ shape of `Framework`. Nothing else names it: `template_audit.frameworks` finds i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from template_audit.conversation import Conversation
-from template_audit.errors import EncodingError
+from template_audit.errors import DataError, EncodingError
 from template_audit.stream import EncodedStream
 
 if TYPE_CHECKING:
@@ -154,6 +154,19 @@ class ConfigReader(Protocol):
 
     def run_remarks(self, run: TrainingRun, encoder: Encoder) -> list[str]:
         """What the report should say of the run beside its conversations, such as what packing makes of them."""
+        ...
+
+
+@runtime_checkable
+class RunReader(Protocol):
+    """What a `ConfigReader` offers beside it when it can give all rows of a run, and not the first ones alone."""
+
+    def run_rows(self, run: TrainingRun, encoder: Encoder) -> Iterator[Conversation | DataError]:
+        """All rows that the run takes, one at a time, as the framework's own converter reads them.
+
+        A row that cannot be read is its DataError. Raises UsageError and DataError for a data set that
+        cannot be read at all.
+        """
         ...
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from template_audit.errors import UsageError
+from template_audit.errors import DataError, UsageError
 from template_audit.frameworks import nearest
 from template_audit.frameworks.interface import Choice, Encoder, EncoderRequest, Option, TrainingRun
 from template_audit.frameworks.llamafactory import config as training_config
@@ -100,6 +100,13 @@ class LlamaFactory:
 
         registry: Registry = encoder.registry  # type: ignore[attr-defined]  # only this framework's encoders come here
         return first_rows(run, registry.behaviours, limit)
+
+    def run_rows(self, run: TrainingRun, encoder: Encoder) -> Iterator[Conversation | DataError]:
+        """All rows of the run's data sets; see `RunReader`."""
+        from template_audit.frameworks.llamafactory.run import run_rows
+
+        registry: Registry = encoder.registry  # type: ignore[attr-defined]  # only this framework's encoders come here
+        return run_rows(run, registry.behaviours)
 
     def run_remarks(self, run: TrainingRun, encoder: Encoder) -> list[str]:
         """What packing makes of the run's examples, where it packs."""

@@ -55,8 +55,8 @@ def _rule(screen: Screen, causes: Sequence[Cause], verbose: bool) -> None:
         where = _where(cause, everything=verbose)
         if where:
             screen.paragraph(("    in", "quiet"), where, indent=_INNER)
-        _evidence(screen, "expected", finding.reference, verbose)
-        _evidence(screen, "fed", finding.subject, verbose)
+        show_evidence(screen, "expected", finding.reference, verbose)
+        show_evidence(screen, "fed", finding.subject, verbose)
         if not one_advice:
             screen.paragraph(("    fix", "quiet"), finding.advice, indent=_INNER)
     screen.paragraph(("  why", "quiet"), first.why, indent=_LABEL)
@@ -99,7 +99,8 @@ def _edges(screen: Screen, text: str) -> str:
     return screen.glyphs.space * lead + body + screen.glyphs.space * (len(text) - lead - len(body))
 
 
-def _evidence(screen: Screen, label: str, evidence: Evidence | None, verbose: bool) -> None:
+def show_evidence(screen: Screen, label: str, evidence: Evidence | None, verbose: bool) -> None:
+    """Print a stretch of one stream on a line of its own, ids behind the text."""
     if evidence is None or not evidence.ids:
         return
     text = _edges(screen, screen.clean(evidence.text))

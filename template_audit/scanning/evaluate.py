@@ -1,0 +1,215 @@
+"""Rows through both encoders and the rules: what is found in each, without the evidence.
+
+Rules look at a row in full, or at the first rows of its structure only (`structure.py`). Some rows of
+every scan are looked at both ways; where the two differ, the short way is not used at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from template_audit.alignment import Alignment, compare
+from template_audit.audit import Examiner, by_key
+from template_audit.conversation import Conversation
+from template_audit.errors import DataError, EncodingError
+from template_audit.findings import Severity
+from template_audit.results import Comparison
+from template_audit.rules.evidence import control_tokens
+from template_audit.rules.interface import ModelCase, Rule
+from template_audit.scanning.structure import Structure, structure_of
+from template_audit.stream import IGNORE, EncodedStream
+
+EXAMPLES = 2
+"""So many rows of a structure go through the rules before their findings hold for all others."""
+_STRUCTURES = 4096
+"""Structures that are remembered at a time."""
+
+Outcome = Literal["compared", "refused", "dropped", "not_evaluated", "bad"]
+
+
+class Hits(NamedTuple):
+    """Hits of one rule with one cause in one row: how grave, and how many. `row` False: about the model."""
+
+    rule: str
+    cause: str
+    severity: Severity
+    times: int
+    row: bool = True
+
+
+class Verdict(NamedTuple):
+    """What was found in a row of two streams: the rules' hits, and how many tokens differ, of both sides together."""
+
+    hits: tuple[Hits, ...]
+    differing: int
+    agrees: bool
+
+
+class Evaluated(NamedTuple):
+    """What became of a row.
+
+    `reason` is there for rows that were not compared. Lengths are in tokens; `subject` and `trained` are
+    the subject's, whenever it encodes the row.
+    """
+
+    outcome: Outcome
+    hits: tuple[Hits, ...] = ()
+    differing: int = 0
+    agrees: bool = False
+    reason: str | None = None
+    reference: int | None = None
+    subject: int | None = None
+    trained: int | None = None
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """Evaluates rows for one model and two encoders.
+
+    `checked` says of a row (by its number) whether it is looked at both ways. `mistrusted` is set when
+    the two ways differed; the numbers of this evaluator must then not be used.
+    """
+
+    examiner: Examiner
+    checked: Callable[[int], bool]
+    by_structure: bool = True
+    mistrusted: bool = False
+    in_full: int = 0
+    """Rows that went through the rules."""
+    _known: dict[Structure, _Known] = field(default_factory=dict)
+    _always: tuple[Rule, ...] = ()
+    _reading: tuple[Rule, ...] = ()
+    _of_model: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        model = self.examiner.model
+        rules = [r for r in self.examiner.in_scope("conversation") if r.concerns is None or r.concerns(model)]
+        self._reading = tuple(rule for rule in rules if rule.reads == "structure")
+        self._always = tuple(rule for rule in rules if rule.reads != "structure")
+        self._of_model = tuple(rule for rule in self.examiner.in_scope("model") if rule.reads == "structure")
+
+    def evaluate(self, rows: Sequence[tuple[int, Conversation | DataError]]) -> list[Evaluated]:
+        """What became of every row. Rows are pairs of a number and a conversation, or why there is none."""
+        talks = [row for _, row in rows if isinstance(row, Conversation)]
+        theirs = iter(self.examiner.reference.encode_batch(talks, keep_errors=True))
+        ours = iter(self.examiner.subject.encode_batch(talks, keep_errors=True))
+        out: list[Evaluated] = []
+        for number, row in rows:
+            if isinstance(row, DataError):
+                out.append(Evaluated("bad", reason=str(row)))
+            else:
+                out.append(self._row(number, row, next(theirs), next(ours)))
+        return out
+
+    def _row(
+        self,
+        number: int,
+        conversation: Conversation,
+        reference: EncodedStream | EncodingError,
+        subject: EncodedStream | EncodingError,
+    ) -> Evaluated:
+        if isinstance(reference, EncodingError) or isinstance(subject, EncodingError):
+            return self._refused(Comparison(conversation, reference, subject, None))
+        verdict = self._verdict(number, conversation, reference, subject)
+        trained = len(subject) - subject.labels.count(IGNORE)
+        return Evaluated("compared", *verdict, None, len(reference), len(subject), trained)
+
+    def _refused(self, comparison: Comparison) -> Evaluated:
+        hits = tuple(Hits(f.rule, f.cause, f.severity, 1) for f in self.examiner.refused(comparison))
+        reference, subject = comparison.reference, comparison.subject
+        outcome: Outcome = "refused"
+        if not comparison.evaluated:
+            outcome = "not_evaluated"
+        elif isinstance(subject, EncodingError) and subject.kind == "example-dropped":
+            outcome = "dropped"
+        reason = (comparison.reason or "").replace(comparison.conversation.id, "the row")
+        length = None if isinstance(reference, EncodingError) else len(reference)
+        if isinstance(subject, EncodingError):
+            return Evaluated(outcome, hits, reason=reason, reference=length)
+        trained = len(subject) - subject.labels.count(IGNORE)
+        return Evaluated(outcome, hits, 0, False, reason, length, len(subject), trained)
+
+    def _verdict(
+        self, number: int, conversation: Conversation, reference: EncodedStream, subject: EncodedStream
+    ) -> Verdict:
+        structure = None
+        if self.by_structure:
+            examiner = self.examiner
+            control = control_tokens(examiner.model, examiner.subject)
+            limit = examiner.subject.options.get("cutoff_len")
+            structure = structure_of(conversation, reference, subject, control, limit)
+        if structure is None:
+            return self._look(conversation, reference, subject).joined
+        known = self._known.get(structure)
+        if known is None:
+            if len(self._known) >= _STRUCTURES:
+                self._known.clear()
+            known = self._known[structure] = _Known()
+        if known.verdict is None or known.seen < EXAMPLES:
+            looked = self._look(conversation, reference, subject)
+            self._compare(known.verdict, looked.verdict)
+            known.verdict = looked.verdict
+            known.seen += 1
+            return looked.joined
+        if self.checked(number):
+            self._compare(known.verdict, self._look(conversation, reference, subject).verdict)
+        if self._always:
+            alignment = compare(reference, subject)
+            return _Looked(known.verdict, self._hits(self._always, conversation, alignment)).joined
+        return known.verdict
+
+    def _compare(self, short: Verdict | None, whole: Verdict) -> None:
+        if short is not None and short != whole:
+            self.mistrusted = True
+
+    def _look(self, conversation: Conversation, reference: EncodedStream, subject: EncodedStream) -> _Looked:
+        """The row through every rule."""
+        self.in_full += 1
+        alignment = compare(reference, subject)
+        hits = self._hits(self._reading, conversation, alignment, of_model=True)
+        differing = sum(
+            hunk.ref_end - hunk.ref_start + hunk.sub_end - hunk.sub_start
+            for hunk in alignment.hunks
+            if hunk.kind != "equal"
+        )
+        more = self._hits(self._always, conversation, alignment) if self._always else ()
+        return _Looked(Verdict(hits, differing, alignment.agrees), more)
+
+    def _hits(
+        self, rules: Sequence[Rule], conversation: Conversation, alignment: Alignment, *, of_model: bool = False
+    ) -> tuple[Hits, ...]:
+        examiner = self.examiner
+        case = examiner.case(conversation, alignment)
+        out = []
+        for rule in rules:
+            for same in by_key(rule.check(case)):
+                severity = examiner.severity(rule, same[0], conversation)
+                out.append(Hits(rule.name, examiner.cause(rule, same[0].key), severity, len(same)))
+        if of_model:
+            alone = ModelCase(examiner.model, examiner.reference, examiner.subject, (case,))
+            for rule in self._of_model:
+                for same in by_key(rule.check(alone)):
+                    severity = examiner.severity(rule, same[0])
+                    out.append(Hits(rule.name, examiner.cause(rule, same[0].key), severity, len(same), False))
+        return tuple(sorted(out))
+
+
+class _Looked(NamedTuple):
+    """What the rules found that read the structure, and what the others did."""
+
+    verdict: Verdict
+    more: tuple[Hits, ...]
+
+    @property
+    def joined(self) -> Verdict:
+        if not self.more:
+            return self.verdict
+        return self.verdict._replace(hits=tuple(sorted((*self.verdict.hits, *self.more))))
+
+
+@dataclass(slots=True)
+class _Known:
+    verdict: Verdict | None = None
+    seen: int = 0
