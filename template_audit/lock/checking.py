@@ -19,8 +19,8 @@ from template_audit.lock.drift import Drift
 from template_audit.lock.inputs import (
     ModelFiles,
     Surroundings,
+    check_there,
     framework_of,
-    is_hub_model,
     read_model_files,
     run_of,
     unchanged,
@@ -189,7 +189,7 @@ def _states(lock: Lock, entries: Sequence[Entry], around: Surroundings) -> list[
         except TemplateAuditError as error:
             return error
 
-    if sum(is_hub_model(entry.request, around) for entry in entries) < 2:
+    if sum(entry.model.revision is not None for entry in entries) < 2:
         return [state(entry) for entry in entries]
     from concurrent.futures import ThreadPoolExecutor
 
@@ -215,6 +215,8 @@ def _audited_again(lock: Lock, entry: Entry, around: Surroundings) -> Result:
     files: ModelFiles | None = None
     request = entry.request
     try:
+        if request.config is None:
+            check_there(entry, around)
         conversations = _conversations(lock, entry)
         run = run_of(request, around)
         if run is not None:

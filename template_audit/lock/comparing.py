@@ -11,10 +11,9 @@ from template_audit.frameworks import parse_spec
 from template_audit.lock.drift import Drift, moved
 from template_audit.lock.inputs import ModelFiles
 from template_audit.lock.settings import framework_drift, settings_drift
-from template_audit.lock.store import Entry, LockedConversation, short_message
+from template_audit.lock.store import Entry, LockedConversation
 from template_audit.lock.streams import option_drift, rendered_change, special_token_drift, stream_drift
 from template_audit.lock.templates import template_drift
-from template_audit.probes import probes
 
 _RESULTS = ("special-tokens", "tokens", "labels")
 
@@ -64,7 +63,7 @@ def compare_entries(old: Entry, new: Entry, files: ModelFiles, findings: Sequenc
     if results and not drifts:
         results = _caused(results, versions)
     drifts += results
-    fresh = _fresh(old, new, findings, others)
+    fresh = _fresh(old, findings, others)
     notes += _notes(old, new, versions, bool(drifts or fresh), others)
     return Difference(tuple(drifts), tuple(fresh), tuple(notes))
 
@@ -95,7 +94,11 @@ def _encoders(old: Entry, new: Entry) -> list[Drift]:
     if (was.framework, was.template) != (now.framework, now.template):
         why = new.subject.why
         what = f"changed from {was.template} to {now.template}. {why}".rstrip()
-        out.append(Drift("framework", f"{prefix}the template of {now.framework}", what, "template", file=config))
+        out.append(
+            Drift(
+                "framework", f"{prefix}the template of {now.framework}", what, "template", file=config, entry="template"
+            )
+        )
     same = old.versions == new.versions
     for old_side, new_side, name in ((old.subject, new.subject, ""), (old.reference, new.reference, "reference ")):
         options = (old_side.options, new_side.options)
@@ -137,23 +140,13 @@ def _conversations(old: Entry, new: Entry) -> tuple[Pairs, set[str], list[Drift]
     return pairs, others, drifts
 
 
-def _fresh(old: Entry, new: Entry, findings: Sequence[Finding], others: set[str]) -> list[Finding]:
+def _fresh(old: Entry, findings: Sequence[Finding], others: set[str]) -> list[Finding]:
     """Findings that were not there when the entry was locked.
 
-    Fingerprints hold the encoders' versions; where these moved, rule, conversation and message tell.
     A probe that is another one today is judged as any conversation would be, which says nothing.
     """
     known = {finding.fingerprint for finding in old.findings}
-    alike = {(finding.rule, finding.conversation, finding.message) for finding in old.findings}
-    specs_moved = (old.reference.spec, old.subject.spec) != (new.reference.spec, new.subject.spec)
-    out = []
-    for finding in findings:
-        if finding.fingerprint in known or (finding.conversation in others and finding.conversation in probes()):
-            continue
-        if specs_moved and (finding.rule, finding.conversation, short_message(finding.message)) in alike:
-            continue
-        out.append(finding)
-    return out
+    return [one for one in findings if one.fingerprint not in known and one.conversation not in others]
 
 
 def _notes(old: Entry, new: Entry, versions: list[str], drifted: bool, others: set[str]) -> list[str]:
@@ -181,8 +174,7 @@ def _notes(old: Entry, new: Entry, versions: list[str], drifted: bool, others: s
             "conversation today; the locked one was used, and its findings were not judged."
         )
     gone = {f.fingerprint for f in old.findings} - {f.fingerprint for f in new.findings}
-    same_specs = (old.reference.spec, old.subject.spec) == (new.reference.spec, new.subject.spec)
-    if gone and same_specs:
+    if gone:
         many = "1 accepted finding is" if len(gone) == 1 else f"{len(gone)} accepted findings are"
         notes.append(f"{many} no longer there.")
     if notes and not drifted:

@@ -20,7 +20,8 @@ class Drift:
     """One difference. `place` names where it is and `what` says what it is; together they are a sentence.
 
     `key` identifies it across runs and holds no line number. `file` is a path inside the model (or the
-    training config), `line` counts from 1. `details` are further lines for a reader. `conversation` is
+    training config), `line` counts from 1, and `entry` is the key of that file's object under which it
+    stands. `details` are further lines for a reader. `conversation` is
     the first one that shows it, None for what concerns them all.
     """
 
@@ -31,6 +32,7 @@ class Drift:
     details: tuple[str, ...] = ()
     file: str | None = None
     line: int | None = None
+    entry: str | None = None
     conversation: str | None = None
 
     @property

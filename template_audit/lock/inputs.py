@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,15 +72,13 @@ class ModelFiles:
     templates: dict[str, dict[str, list[str]]]
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide about texts and ids, without importing them, and of this tool."""
-    found = {TOOL: __version__}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            raise UsageError(f"The Python package {name} is not installed here.") from None
-    return found
+    try:
+        return {TOOL: __version__, **{name: version(name) for name in LIBRARIES}}
+    except PackageNotFoundError as error:
+        raise UsageError(f"The Python package {error.name} is not installed here.") from None
 
 
 def framework_of(request: Request, spec: str, around: Surroundings) -> dict[str, Any]:
@@ -166,6 +165,12 @@ def is_hub_model(request: Request, around: Surroundings) -> bool:
     return not local and not Path(name).expanduser().exists()
 
 
+def check_there(entry: Entry, around: Surroundings) -> None:
+    """Raise ModelError when a folder or file that was locked is gone: the hub is not asked for its name."""
+    if entry.model.revision is None and is_hub_model(entry.request, around):
+        raise ModelError(f"There is no folder or file {entry.request.model} here; it was one when it was locked.")
+
+
 def same_model(entry: Entry, around: Surroundings) -> bool:
     """True when the model's files are those of the entry.
 
@@ -174,10 +179,9 @@ def same_model(entry: Entry, around: Surroundings) -> bool:
     when the model, or the hub, cannot be reached.
     """
     request = entry.request
+    check_there(entry, around)
     if is_hub_model(request, around):
         repo, revision = split_name(request.model, request.revision)
-        if repo.count("/") > 1 or not repo:
-            raise ModelError(f"There is no folder {request.model}.")
         if not (revision and _COMMIT.match(revision) and revision == entry.model.revision):
             revision = current_revision(repo, revision, around.offline)
         replaced = {} if request.chat_template is None else _replacement(request, around)

@@ -34,14 +34,10 @@ def in_order(value: Any) -> Any:
     return [in_order(item) for item in value] if isinstance(value, list) else value
 
 
-def canonical(value: Any) -> str:
-    """`value` as JSON on one line, its keys in their own order; what digests are taken of."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any, length: int = 16) -> str:
-    """The first `length` hexadecimal digits of the sha256 of `value`'s canonical JSON."""
-    return hashlib.sha256(canonical(value).encode("ascii")).hexdigest()[:length]
+def digest(value: Any, length: int = 16, *, any_order: bool = False) -> str:
+    """The first `length` hexadecimal digits of the sha256 of `value` as JSON; with `any_order` of keys in any order."""
+    text = json.dumps(value, ensure_ascii=True, sort_keys=any_order, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:length]
 
 
 def _escape(match: re.Match[str]) -> str:

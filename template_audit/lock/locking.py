@@ -174,6 +174,7 @@ def _audit(
         conversations=conversations or subject.conversations,
         config=around.config,
         reference_options={**shared, **request.reference_options},
+        training_config=run.config,
         severities={name: level for name, level in own.items() if name not in around.config.severities},
     )
 

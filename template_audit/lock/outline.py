@@ -6,14 +6,13 @@ that a change in it can be narrowed down to these.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from template_audit.errors import ModelError
-from template_audit.lock.layout import canonical
+from template_audit.lock.layout import digest
 from template_audit.model.templates import PROCESSOR_FILES, find_templates, read_json
 
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -61,7 +60,7 @@ def summary(entries: Sequence[Any]) -> str:
     """A long sequence as one line: ``~ENTRIES/BLOCK DIGEST DIGEST …``, a digest for each BLOCK entries."""
     size = max(4, 1 << math.ceil(math.log2(max(len(entries), 1) / _BLOCKS))) if len(entries) > _BLOCKS else 4
     blocks = (entries[start : start + size] for start in range(0, len(entries), size))
-    digests = (hashlib.sha256(canonical(list(block)).encode("ascii")).hexdigest()[:_DIGITS] for block in blocks)
+    digests = (digest(list(block), _DIGITS) for block in blocks)
     return " ".join([f"{_SUMMARY}{len(entries)}/{size}", *digests])
 
 

@@ -20,6 +20,7 @@ from template_audit.findings import (
     TokenizerRecord,
     fingerprint,
 )
+from template_audit.keylines import json_key_line, yaml_entries
 from template_audit.lock.drift import Drift
 from template_audit.lock.store import Entry, LockedConversation
 from template_audit.rules import all_rules
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from template_audit.lock.checking import LockReport, Result
 
 RULE = "lock-drift"
+_LARGEST = 1 << 20  # bytes of a file in which a line is looked for
 
 
 def report_record(result: Result, report: LockReport) -> ReportRecord:
@@ -110,13 +112,26 @@ def _location(drift: Drift, result: Result, report: LockReport) -> Location:
     if drift.file is None:
         return Location(_relative(report.path))
     if request.config is not None and drift.file == request.config:
-        return Location(_relative(Path(drift.file)))
+        return Location(_relative(Path(drift.file)), _line(Path(drift.file), drift))
     local = Path(request.model).expanduser()
     if local.is_file():
         return Location(_relative(local), drift.line)
     if local.is_dir():
-        return Location(_relative(local / drift.file), drift.line)
+        return Location(_relative(local / drift.file), drift.line or _line(local / drift.file, drift))
     return Location(f"{result.entry.model.id if result.entry else request.model}/{drift.file}", drift.line)
+
+
+def _line(path: Path, drift: Drift) -> int | None:
+    """The line of the entry that is different, in a JSON or YAML file of ordinary size."""
+    try:
+        if drift.entry is None or path.stat().st_size > _LARGEST:
+            return None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if path.suffix == ".json":
+        return json_key_line(text, drift.entry)
+    return yaml_entries(text).get(drift.entry, (None, None))[0]
 
 
 def _relative(path: Path) -> str:

@@ -19,6 +19,7 @@ ORDER = (
     "tokenizer.json",
 )
 _PLAIN = re.compile(r"[\w.-]+\Z")
+_FIRST = re.compile(r"[\w-]+")
 _LONG = 60
 
 
@@ -30,13 +31,21 @@ def settings_drift(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Drift
         if name not in new:
             out.append(Drift("settings", name, "is no longer there.", f"{name}\x00gone", file=name))
         elif name not in old:
-            out.append(Drift("settings", name, "is new; it was not there when this was locked.", f"{name}\x00new"))
+            out.append(
+                Drift("settings", name, "is new; it was not there when this was locked.", f"{name}\x00new", file=name)
+            )
         elif old[name] != new[name]:
             out += [
-                Drift("settings", name, f"{path} {what}".strip(), f"{name}\x00{path}", file=name)
+                Drift("settings", name, f"{path} {what}".strip(), f"{name}\x00{path}", file=name, entry=_entry(path))
                 for path, what in differences(old[name], new[name], flags=name in FLAG_FILES)
             ]
     return out
+
+
+def _entry(path: str) -> str | None:
+    """The first key of a path."""
+    found = _FIRST.match(path)
+    return found[0] if found else None
 
 
 def framework_drift(title: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Drift]:

@@ -119,5 +119,5 @@ def option_drift(old: Mapping[str, object], new: Mapping[str, object], prefix: s
                 what = f"is new, and is {shown(new[name])}."
             else:
                 what = change(old[name], new[name])
-            out.append(Drift("option", f"{prefix}option {name}", what, f"{prefix}{name}", file=file))
+            out.append(Drift("option", f"{prefix}option {name}", what, f"{prefix}{name}", file=file, entry=name))
     return out

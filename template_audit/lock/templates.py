@@ -53,8 +53,8 @@ def _changed(title: str, key: str, file: str, old: Sequence[str], new: Sequence[
     details = [f"{title} {where}{text}" for _, where, text in lines[1 : 1 + _SHOWN]]
     if len(lines) > 1 + _SHOWN:
         details.append(f"{title}: {len(lines) - 1 - _SHOWN} more stretches changed.")
-    # A template inside a JSON file stands on one line there, whichever
-    return Drift("template", f"{title} {place}", what, key, tuple(details), file, line if own_file else None)
+    entry = None if own_file else "chat_template"
+    return Drift("template", f"{title} {place}", what, key, tuple(details), file, line if own_file else None, entry)
 
 
 def _stretch(old: Sequence[str], new: Sequence[str], start: int) -> tuple[int, str, str]:
