@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,18 +90,18 @@ class SavedTemplate:
 
 def trained_model(encoder: LlamaFactoryEncoder, template: str) -> Model:
     """The model as it lies beside the trained weights: the tokenizer as the framework left it, and `template`."""
+    return with_template_and_tokenizer(encoder.model, encoder.tokenizer, {"default": template})
+
+
+def with_template_and_tokenizer(model: Model, tokenizer: Any, templates: Mapping[str, str]) -> Model:
+    """The model with other chat templates and a copy of `tokenizer` that has the default one."""
     from template_audit.frameworks.llamafactory.special_tokens import copy_tokenizer
     from template_audit.model import TemplateSource
 
-    tokenizer: Any = copy_tokenizer(encoder.tokenizer)
-    tokenizer.chat_template = template
-    source = TemplateSource("--chat-template (the fix)", "default", template, True)
-    return replace(
-        encoder.model,
-        tokenizer=tokenizer,
-        chat_templates={"default": template},
-        template_sources=(source,),
-    )
+    copied: Any = copy_tokenizer(tokenizer)
+    copied.chat_template = templates["default"]
+    sources = tuple(TemplateSource("--chat-template (the fix)", name, text, True) for name, text in templates.items())
+    return replace(model, tokenizer=copied, chat_templates=dict(templates), template_sources=sources)
 
 
 def _advice(encoder: LlamaFactoryEncoder) -> Iterator[str]:
