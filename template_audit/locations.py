@@ -1,23 +1,24 @@
 """Where a finding's cause stands: the line of a chat template, a key of the model's files, a line of a training config.
 
-Templates are cut into tokens by Jinja's lexer and never compiled. What is not certain is left out: a
-literal that the template has on several lines gives the file alone.
+What is not certain is left out: where several lines of a template could have written a text, the file
+alone is named.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from template_audit.findings import Finding, Location
 from template_audit.keylines import json_key_line, yaml_entries
 from template_audit.stream import EncodedStream
+from template_audit.template_lines import Literal, line_of, literal_runs, literals, role_at
 
 if TYPE_CHECKING:
     from template_audit.model import Model, TemplateSource
@@ -185,12 +186,13 @@ class _Places:
         if not isinstance(comparison.reference, EncodedStream) or len(template) > _LONGEST:
             return None
         if template not in self.literals:
-            self.literals[template] = list(literals(template, self._variables()))
-        spans = [
-            line_of(self.literals[template], *run)
-            for run in literal_runs(comparison.reference, finding.reference.start, finding.reference.end)
-        ]
-        return next((line for line in spans if line is not None), None)
+            self.literals[template] = literals(template, self._variables())
+        stream = comparison.reference
+        for run in literal_runs(stream, finding.reference.start, finding.reference.end):
+            line = line_of(self.literals[template], run.text, run.start, run.end, role_at(stream, run.at))
+            if line is not None:
+                return line
+        return None
 
     def _variables(self) -> dict[str, str]:
         tokens = {name: getattr(self.model.tokenizer, name, None) for name in ("bos_token", "eos_token", "pad_token")}
@@ -211,82 +213,3 @@ def _relative(path: Path) -> str:
     """`path` from the working directory on when it lies in it, else as an absolute path."""
     whole, here = path.absolute(), Path.cwd()
     return (whole.relative_to(here) if whole.is_relative_to(here) else whole).as_posix()
-
-
-class Literal(NamedTuple):
-    """Text that a template writes by itself, and the line on which it begins."""
-
-    line: int
-    text: str
-
-
-def literals(template: str, variables: Mapping[str, str] | None = None) -> Iterator[Literal]:
-    """The literals of a template: its plain text, its strings, and `variables` where they are named.
-
-    None when the lexer refuses the template.
-    """
-    from datetime import UTC, datetime
-
-    from jinja2 import TemplateSyntaxError
-
-    from template_audit.model.environment import ChatEnvironment
-
-    environment = ChatEnvironment(clock=datetime(2000, 1, 1, tzinfo=UTC), limit=0, restricted=False)
-    try:
-        for line, kind, value in environment.lex(template):
-            if kind == "data":
-                yield Literal(line, value)
-            elif kind == "string":
-                yield Literal(line, _unquoted(value))
-            elif kind == "name" and variables and value in variables:
-                yield Literal(line, variables[value])
-    except TemplateSyntaxError:
-        return
-
-
-def _unquoted(string: str) -> str:
-    """What a Jinja string means: Python's escapes, by Jinja's own way round."""
-    try:
-        return string[1:-1].encode("ascii", "backslashreplace").decode("unicode-escape")
-    except UnicodeDecodeError:
-        return string[1:-1]
-
-
-def literal_runs(stream: EncodedStream, start: int, end: int) -> Iterator[tuple[str, int, int]]:
-    """The template's own text under the tokens [start, end): each run as a whole, and the range within it."""
-    if not stream.spans:
-        return
-    first = stream.spans[start][0] if start < len(stream) else len(stream.text)
-    last = max((stop for _, stop in stream.spans[start:end]), default=first)
-    run_start: int | None = None
-    for piece in [*stream.pieces, None]:
-        own = piece is not None and piece.origin.field in ("literal", "default_system")
-        if piece is not None and own:
-            run_start = piece.start if run_start is None else run_start
-            run_end = piece.end
-        elif run_start is not None:
-            begin, stop = max(first, run_start), min(last, run_end)
-            if begin < stop or (begin == stop and first == last):
-                yield stream.text[run_start:run_end], begin - run_start, stop - run_start
-            run_start = None
-
-
-def line_of(known: Sequence[Literal], run: str, start: int, end: int) -> int | None:
-    """The one line whose literal wrote ``run[start:end]``, or its beginning; None when several could have."""
-    blank = not run[start:end].strip()
-    best: tuple[bool, int] = (False, 0)
-    lines: set[int] = set()
-    for literal in known:
-        text = literal.text
-        if not text or (not text.strip() and not blank):
-            continue
-        at = run.find(text, max(0, start - len(text) + 1))
-        if at < 0 or at > start or (start == end and at == start):
-            continue
-        rank = (at + len(text) >= end, len(text))
-        line = literal.line + text.count("\n", 0, start - at)
-        if rank > best:
-            best, lines = rank, {line}
-        elif rank == best:
-            lines.add(line)
-    return lines.pop() if len(lines) == 1 else None

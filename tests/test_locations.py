@@ -13,8 +13,8 @@ from template_audit.audit import audit
 from template_audit.cli import main
 from template_audit.findings import FindingRecord
 from template_audit.keylines import json_key_line, yaml_entries
-from template_audit.locations import Literal, line_of, literal_runs, literals
 from template_audit.probes import probe
+from template_audit.template_lines import Guard, Literal, line_of, literal_runs, literals
 from tests.builders import stream
 
 ROOT = Path(__file__).parents[1]
@@ -39,23 +39,48 @@ TEMPLATE = """\
 
 def test_literals_have_their_lines() -> None:
     found = [(literal.line, literal.text) for literal in literals(TEMPLATE, {"bos_token": "<s>"}) if literal.text]
-    assert found == [
-        (1, "<s>"),
-        (3, "<|im_start|>"),
-        (3, "\n"),
-        (6, "<|im_end|>"),
-        (9, "<|im_start|>assistant\n<think>\n"),
-    ]
+    assert found == [(1, "<s>"), (3, "<|im_start|>"), (3, "\n"), (6, "<|im_end|>")]  # no generation prompt
 
 
 def test_plain_text_and_escapes() -> None:
     template = "{% if a %}\nUser:\n{{ x }}\n{% endif %}{{ 'ü\\u00e9\\n' }}"
-    assert [literal for literal in literals(template) if literal.text.strip()] == [(2, "User:\n"), (4, "üé\n")]
+    found = [(literal.line, literal.text) for literal in literals(template) if literal.text.strip()]
+    assert found == [(2, "User:\n"), (4, "üé\n")]
 
 
-def test_what_the_lexer_refuses_has_no_literals_beyond() -> None:
-    assert list(literals("a{{ 'b }}")) == [Literal(1, "a")]
-    assert list(literals("{{ 'x'|center(900000000) }}")) == [Literal(1, "x")]  # cut, not computed
+def test_what_cannot_be_parsed_has_no_literals() -> None:
+    assert literals("a{{ 'b }}") == []
+    assert literals("{{ " + "(" * 10_000 + "1" + ")" * 10_000 + " }}") == []
+    assert literals("{{ 'x'|center(900000000) }}") == [Literal(1, "x")]  # parsed, not computed
+
+
+ROLES = """\
+{%- for m in messages %}
+{%- if m.role == 'system' or m['role'] in ['developer', 'user'] %}
+a
+{%- elif m.role != 'assistant' and m.content %}
+b
+{%- else %}
+{{- 'c' if not m.role == 'tool' else 'd' }}
+{%- endif %}
+{%- if messages[0].role == 'user' %}e{% endif %}
+{%- endfor %}
+"""
+
+
+@pytest.mark.parametrize(
+    ("role", "reached"),
+    [("system", "ae"), ("user", "ae"), ("developer", "ae"), ("assistant", "ce"), ("tool", "bde"), (None, "abcde")],
+)
+def test_who_reaches_a_literal(role: str | None, reached: str) -> None:
+    found = [literal for literal in literals(ROLES) if literal.text.strip() in set("abcde") and literal.text.strip()]
+    assert "".join(literal.text.strip() for literal in found if literal.guard.lets(role)) == reached
+
+
+def test_a_literal_for_others_is_passed_over() -> None:
+    known = [Literal(3, "<|im_end|>", Guard(only=frozenset({"user"}))), Literal(8, "<|im_end|>")]
+    assert line_of(known, "<|im_end|>", 0, 10, "assistant") == 8
+    assert line_of(known, "<|im_end|>", 0, 10, "user") is None
 
 
 KNOWN = [Literal(3, "<|im_start|>"), Literal(6, "<|im_end|>\n"), Literal(9, "<|im_start|>assistant\n"), Literal(9, "a")]
@@ -90,7 +115,7 @@ def test_literal_runs() -> None:
     made = stream("<|im_start|>user\n{0:hi}<|im_end|>\n<|im_start|>assistant\n«{1:yes}<|im_end|>»\n")
     end = made.text.index("<|im_end|>")
     token = next(i for i, span in enumerate(made.spans) if span[0] == end)
-    assert list(literal_runs(made, token, token + 1)) == [("<|im_end|>\n<|im_start|>assistant\n", 0, 10)]
+    assert list(literal_runs(made, token, token + 1)) == [("<|im_end|>\n<|im_start|>assistant\n", 0, 10, end)]
     content = next(i for i, span in enumerate(made.spans) if made.text[slice(*span)] == "hi")
     assert list(literal_runs(made, content, content + 1)) == []
     assert list(literal_runs(made, len(made), len(made)))  # the end of the text
