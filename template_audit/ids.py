@@ -117,6 +117,32 @@ def joined(batches: Sequence[IdsBatch]) -> IdsBatch:
     )
 
 
+TEXT = -1
+"""A segment that is no constant: the next text of the row."""
+
+
+def lay_segments(
+    segments: Sequence[int], constants: Sequence[Sequence[int]], texts: tuple[Ids, Places]
+) -> tuple[Ids, Places, Places]:
+    """All tokens that there are, and where in them those of each segment begin and how many they are.
+
+    A segment is the number of a constant, or `TEXT`. `texts` are the ids of all texts in order, and
+    where each begins (one more than texts).
+    """
+    import numpy as np
+
+    ids, places = texts
+    numbers = np.array(segments, dtype=np.int64)
+    constant_lengths = np.array([len(part) for part in constants], dtype=np.int64)
+    constant_ids = np.array([id for part in constants for id in part], dtype=np.int32)
+    is_text = numbers == TEXT
+    lengths = constant_lengths[numbers]
+    lengths[is_text] = places[1:] - places[:-1]
+    starts = (np.cumsum(constant_lengths) - constant_lengths)[numbers]
+    starts[is_text] = places[:-1] + len(constant_ids)
+    return np.concatenate([constant_ids, ids]), starts, lengths
+
+
 def gather(pool: NDArray[Any], starts: Places, lengths: Places) -> NDArray[Any]:
     """``pool[starts[i] : starts[i] + lengths[i]]`` for every i, one after another."""
     import numpy as np

@@ -40,6 +40,9 @@ _NO_VARIABLES = frozenset(
 _DIALECTS: dict[type, Dialect] = {}
 
 
+_NOTHING: Job = {}  # type: ignore[typeddict-item]
+
+
 class Dialect(NamedTuple):
     """In what the releases of transformers differ, as far as a template can tell."""
 
@@ -163,6 +166,18 @@ class Renderer:
                 failure = isinstance(answers, EncodingError)
                 results[index] = answers if failure else _collected(conversation, answers)  # type: ignore[arg-type, assignment]
         return results  # type: ignore[return-value]
+
+    def watch(self, wanted: Sequence[tuple[Conversation, list[View]]]) -> list[Answer | None]:
+        """What the views of each conversation are made of (`worker.watch`); None when it cannot be rendered."""
+        jobs: list[Job] = []
+        for conversation, views in wanted:
+            try:
+                jobs.append({**self._job(conversation, views), "watch": True})
+            except (EncodingError, RecursionError):
+                jobs.append(_NOTHING)
+        answered = iter(self._sandbox.run([job for job in jobs if job is not _NOTHING]))
+        found = [None if job is _NOTHING else next(answered) for job in jobs]
+        return [answers[0] if isinstance(answers, list) else None for answers in found]
 
     def _job(self, conversation: Conversation, views: list[View]) -> Job:
         if not conversation.messages:

@@ -56,7 +56,7 @@ class GenerationTags(Extension):
         text = caller()
         environment = self.environment
         assert isinstance(environment, ChatEnvironment)
-        environment.generated.append((environment.written, environment.written + len(text)))
+        environment.generated.append((environment.written, environment.written + str.__len__(text)))
         return text
 
 
@@ -99,7 +99,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         """The same parts, while their total length stays within the limit."""
         total = 0
         for part in parts:
-            total += len(part)
+            total += str.__len__(part)
             if total > self.limit:
                 raise OutputTooLarge(f"it wrote more than {self.limit:,} characters")
             yield part
@@ -107,7 +107,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def _counted(self, parts: Iterable[str]) -> Iterator[str]:
         for part in parts:
             yield part
-            self.written += len(part)
+            self.written += str.__len__(part)
 
 
 class RestrictedDict:

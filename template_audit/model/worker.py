@@ -20,6 +20,7 @@ from typing import Any, NotRequired, TypedDict
 from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 
 from template_audit.model.environment import ChatEnvironment, OutputTooLarge, TracingEnvironment
+from template_audit.model.watching import Unprovable, Watch, WatchingEnvironment, parts_of
 from template_audit.stream import Field, Origin, common_prefix
 from template_audit.trace import Traced, pieces_of
 from template_audit.trace_data import TracedDict, trace
@@ -47,6 +48,8 @@ class Job(TypedDict):
     clock: str
     restricted: bool
     seconds: float
+    watch: NotRequired[bool]
+    """Instead of text: what the views are made of, as `template_audit.model.watching` has it."""
 
 
 class Answer(TypedDict):
@@ -64,6 +67,8 @@ class Answer(TypedDict):
     origins: NotRequired[list[tuple[int | None, Field, bool]]]
     generated: NotRequired[list[tuple[int, int]]]
     exhausted: NotRequired[bool]
+    parts: NotRequired[list[list[Any]]]
+    questions: NotRequired[list[Any]]
 
 
 def main() -> None:
@@ -77,7 +82,7 @@ def main() -> None:
     answers.flush()
     for line in requests:
         for job in json.loads(line)["jobs"]:
-            found = [*render(job, environments, limits["output"])]
+            found = (watch if job.get("watch") else render)(job, environments, limits["output"])
             answers.write(json.dumps(found, separators=(",", ":")).encode() + b"\n")
             answers.flush()
             if any(answer.get("exhausted") for answer in found):
@@ -167,6 +172,36 @@ def _traced(environment: ChatEnvironment, template: str, variables: dict[str, An
     numbers: dict[Origin, int] = {}
     runs = [(end - start, numbers.setdefault(origin, len(numbers))) for start, end, origin in pieces_of(traced)]
     return {"runs": runs, "origins": list(numbers)}
+
+
+def watch(job: Job, environments: dict[tuple[Any, ...], ChatEnvironment], limit: int) -> list[Answer]:
+    """What every view of a job is made of, in one answer; the answer is empty when that cannot be told."""
+    bound_cpu(job["seconds"])
+    plain, _ = _environments(job, environments, limit)
+    key = (WatchingEnvironment, job["clock"], job["restricted"])
+    if key not in environments:
+        clock = datetime.fromisoformat(job["clock"])
+        environments[key] = WatchingEnvironment(clock=clock, limit=limit, restricted=job["restricted"])
+    texts = [content if isinstance(content := message.get("content"), str) else None for message in job["messages"]]
+    watched = Watch(texts)
+    messages = [
+        {**message, "content": watched.text(k)} if texts[k] is not None else message
+        for k, message in enumerate(job["messages"])
+    ]
+    parts: list[list[Any]] = []
+    try:
+        for _, count, prompt, _ in job["views"]:
+            variables = {**job["variables"], "tools": job["tools"], "add_generation_prompt": prompt}
+            random.seed(0)
+            text = plain.run(job["template"], {**variables, "messages": job["messages"][:count]})
+            random.seed(0)
+            made = environments[key].run(job["template"], {**variables, "messages": messages[:count]})
+            if str.__ne__(made, text) or "".join(map(watched.value, parts_of(made))) != text:
+                return [{}]
+            parts.append(list(parts_of(made)))
+    except (Exception, Unprovable):
+        return [{}]
+    return [{"parts": parts, "questions": list(watched.questions)}]
 
 
 def _environments(

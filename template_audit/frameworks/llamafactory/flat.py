@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from template_audit.frameworks.llamafactory.behaviours import Behaviours
 from template_audit.frameworks.llamafactory.options import SftOptions
-from template_audit.frameworks.llamafactory.outlines import TEXT, Constants, Outline
+from template_audit.frameworks.llamafactory.outlines import Constants, Outline
 from template_audit.frameworks.llamafactory.sft import cuts_backwards, fit_turns
-from template_audit.ids import gather
+from template_audit.ids import gather, lay_segments
 from template_audit.stream import IGNORE
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def assemble(
     """
     import numpy as np
 
-    pool, starts, lengths = _segments(outlines, constants, texts)
+    segments = [segment for outline in outlines for segment in outline.segments]
+    pool, starts, lengths = lay_segments(segments, constants.ids, texts)
     sizes = np.array([size for outline in outlines for size in outline.sides], dtype=np.int64)
     first = np.cumsum(sizes) - sizes
     side_lengths = np.add.reduceat(lengths, first)
@@ -90,24 +91,6 @@ def _offsets(lengths: Places) -> Places:
     out = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=out[1:])
     return out
-
-
-def _segments(
-    outlines: Sequence[Outline], constants: Constants, texts: tuple[Ids, Places]
-) -> tuple[NDArray[Any], Places, Places]:
-    """All tokens that there are, and where in them each segment's tokens are."""
-    import numpy as np
-
-    ids, places = texts
-    segments = np.array([segment for outline in outlines for segment in outline.segments], dtype=np.int64)
-    constant_lengths = np.array([len(part) for part in constants.ids], dtype=np.int64)
-    constant_ids = np.array([id for part in constants.ids for id in part], dtype=np.int32)
-    is_text = segments == TEXT
-    lengths = constant_lengths[segments]
-    lengths[is_text] = places[1:] - places[:-1]
-    starts = (np.cumsum(constant_lengths) - constant_lengths)[segments]
-    starts[is_text] = places[:-1] + len(constant_ids)
-    return np.concatenate([constant_ids, ids]), starts, lengths
 
 
 class _Kept(NamedTuple):

@@ -18,9 +18,7 @@ from template_audit.frameworks.llamafactory.mm_text import MEDIA_MARKERS
 from template_audit.frameworks.llamafactory.registry import TemplateSpec
 from template_audit.frameworks.llamafactory.slots import Element
 from template_audit.frameworks.llamafactory.template import Side, is_reasoning
-
-TEXT = -1
-"""A segment that is no constant: the next text of the row."""
+from template_audit.ids import TEXT
 
 _HOLE = re.compile("\ufdd0(\\d+)\ufdd1")  # noncharacters, which no template writes
 
