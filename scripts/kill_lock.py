@@ -60,9 +60,12 @@ def kill(process: subprocess.Popen[str], after: float) -> None:
     process.communicate()
 
 
-def kill_writers(folder: Path, kills: int, chance: random.Random) -> tuple[int, int]:
-    """Kill a process that keeps writing; returns how many kills left a temporary file, and how many broke the lock."""
-    one, two = two_states(folder)
+def kill_writers(one: Path, two: Path, kills: int, chance: random.Random) -> tuple[int, int]:
+    """Kill a process that keeps writing one lock file and the other in turn.
+
+    Returns how many kills left a temporary file, and how many a broken lock file.
+    """
+    folder = one.parent
     good = {one.read_bytes(), two.read_bytes()}
     path = folder / "killed.lock"
     path.write_bytes(one.read_bytes())
@@ -114,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         writers = max(given.kills - given.commands, 0)
-        interrupted, broken = kill_writers(folder, writers, chance)
+        interrupted, broken = kill_writers(*two_states(folder), writers, chance)
         print(f"{writers} kills of a writing process: {interrupted} left a temporary file, {broken} a broken lock file")
         written, damaged = kill_commands(folder, given.commands, chance) if given.commands else (0, 0)
         print(f"{given.commands} kills of the whole command: {written} had written, {damaged} left a broken lock file")

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ import pytest
 from template_audit.cli import main
 from template_audit.lock import check_lock, inputs
 from template_audit.lock.store import read_lock
-from tests.hub_server import FakeHub, Repo, fake_hub
+from tests.hub_server import Repo, fake_hub
 from tests.lock.edits import json_edit, put, text_edit
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "fixtures" / "models"
 CHATML = ("--encoder", "llamafactory:chatml")
-Lines = Callable[..., list[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -305,19 +305,45 @@ class TestFormats:
         assert "<U+202E>" in out
 
 
-def hub_check(hub: FakeHub | str, folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The command with a hub and a cache of its own."""
+SERVE = """
+import contextlib, io, json, sys
+from template_audit.cli import main
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([*json.loads(line), "--no-config"])
+    print(json.dumps([code, out.getvalue() + err.getvalue()]), flush=True)
+"""
+
+
+@contextmanager
+def commands(hub: str, folder: Path, home: str = "home") -> Iterator[Check]:
+    """Runs commands in one process of its own, whose hub and cache are these."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-    url = hub if isinstance(hub, str) else hub.url
-    ours = {"HF_ENDPOINT": url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_TELEMETRY": "1", "COLUMNS": "300"}
-    return subprocess.run(
-        [sys.executable, "-m", "template_audit", *arguments, "--no-config"],
-        env={**inherited, **ours, **env},
-        capture_output=True,
+    ours = {"HF_ENDPOINT": hub, "HF_HOME": str(folder / home), "HF_HUB_DISABLE_TELEMETRY": "1", "COLUMNS": "300"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE],
+        env={**inherited, **ours},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
         cwd=folder,
-        timeout=120,
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    stdin, stdout = process.stdin, process.stdout
+
+    def run(*arguments: str) -> tuple[int, str]:
+        stdin.write(json.dumps(arguments) + "\n")
+        stdin.flush()
+        code, out = json.loads(stdout.readline())
+        return code, out
+
+    try:
+        yield run
+    finally:
+        process.kill()
+        process.communicate()
 
 
 class TestHub:
@@ -328,46 +354,49 @@ class TestHub:
         put("generation_config.json", "eos_token_id", value=5)(new)
         first, second = "1" * 40, "2" * 40
         repo = Repo({first: old, second: new}, {"main": first})
-        with fake_hub({"org/chat": repo}) as hub:
+        with fake_hub({"org/chat": repo}) as hub, commands(hub.url, tmp_path) as run:
             lock = ("lock", "org/chat", f"org/chat@{first}", *CHATML, "--conversation", "single")
-            assert hub_check(hub, tmp_path, *lock).returncode == 0
+            assert run(*lock)[0] == 0
             hub.requests.clear()
-            same = hub_check(hub, tmp_path, "check")
-            assert same.returncode == 0, same.stderr
-            assert "2 unchanged" in same.stdout
+            code, out = run("check")
+            assert code == 0, out
+            assert "2 unchanged" in out
             assert [line for line in hub.requests if "/resolve/" in line] == []
             assert len([line for line in hub.requests if line.startswith("GET /api/models/")]) == 1
 
             repo.refs["main"] = second
-            moved = hub_check(hub, tmp_path, "check")
-            assert moved.returncode == 1, moved.stderr
-            assert moved.stdout.startswith("generation_config.json: eos_token_id changed from ")
-            assert "1 drifted, 1 unchanged" in moved.stdout
+            code, out = run("check")
+            assert code == 1, out
+            assert out.startswith("generation_config.json: eos_token_id changed from ")
+            assert "1 drifted, 1 unchanged" in out
 
             shutil.copy(old / "generation_config.json", new / "generation_config.json")
             repo.commits["3" * 40] = new
             repo.refs["main"] = "3" * 40
-            readme = hub_check(hub, tmp_path, "check")
-            assert readme.returncode == 0, readme.stdout
-            assert f"org/chat is at revision {'3' * 40}, and was at {first}." in readme.stdout
+            code, out = run("check")
+            assert code == 0, out
+            assert f"org/chat is at revision {'3' * 40}, and was at {first}." in out
 
     def test_out_of_reach_is_not_evaluated_and_offline_takes_the_cache(self, tmp_path: Path) -> None:
         repo = Repo.of(MODELS / "chatml-plain")
         commit = repo.refs["main"]
         with fake_hub({"org/chat": repo}) as hub:
             url = hub.url
-            lock = ("lock", "org/chat", f"org/chat@{commit}", *CHATML, "--conversation", "single")
-            assert hub_check(hub, tmp_path, *lock).returncode == 0
-        gone = hub_check(url, tmp_path, "check")
-        assert gone.returncode == 2
-        assert gone.stdout.startswith("not evaluated: org/chat")
-        assert "--offline" in gone.stdout
-        assert "1 not evaluated, 1 unchanged" in gone.stdout  # a commit cannot change
-        offline = hub_check(url, tmp_path, "check", "--offline")
-        assert offline.returncode == 0, offline.stdout
-        assert hub_check(url, tmp_path, "check", HF_HUB_OFFLINE="1").returncode == 0
-        empty = hub_check(url, tmp_path, "check", "--offline", "--only", "org/chat", HF_HOME=str(tmp_path / "empty"))
-        assert empty.returncode == 2
-        locked = hub_check(url, tmp_path, "lock", "org/chat", *CHATML, "--conversation", "single")
-        assert locked.returncode == 2
-        assert "with --offline it is taken nevertheless" in locked.stderr
+            with commands(url, tmp_path) as run:
+                lock = ("lock", "org/chat", f"org/chat@{commit}", *CHATML, "--conversation", "single")
+                assert run(*lock)[0] == 0
+        with commands(url, tmp_path) as run:
+            code, out = run("check")
+            assert code == 2
+            assert out.startswith("not evaluated: org/chat")
+            assert "--offline" in out
+            assert "1 not evaluated, 1 unchanged" in out  # a commit cannot change
+            code, out = run("check", "--offline")
+            assert code == 0, out
+            code, out = run("lock", "org/chat", *CHATML, "--conversation", "single")
+            assert code == 2
+            assert "with --offline it is taken nevertheless" in out
+        with commands(url, tmp_path, "empty") as run:
+            code, out = run("check", "--offline", "--only", "org/chat")
+            assert code == 2
+            assert "is not in the local cache" in out

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from scripts import kill_lock
@@ -30,8 +31,12 @@ def lock_at(path: Path) -> Lock:
 
 
 def test_killed_at_any_moment_the_old_or_the_new_file_is_there(tmp_path: Path) -> None:
-    _, broken = kill_lock.kill_writers(tmp_path, 10, random.Random(5))
+    one, two = tmp_path / "one", tmp_path / "two"
+    put_entries(one, [entry("short")], {})
+    put_entries(two, [msgspec.structs.replace(entry("short"), settings={"x": list(range(200_000))}).sealed()], {})
+    interrupted, broken = kill_lock.kill_writers(one, two, 8, random.Random(5))
     assert broken == 0
+    assert interrupted > 0  # or the moments were chosen badly
 
 
 def test_entries_of_threads_and_of_processes_all_get_in(tmp_path: Path) -> None:
