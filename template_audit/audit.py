@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from template_audit.alignment import Alignment, compare
 from template_audit.config import Config, versionless
 from template_audit.conversation import Conversation
-from template_audit.errors import EncodingError, UsageError
+from template_audit.errors import NOT_EVALUATED, EncodingError, UsageError
 from template_audit.findings import (
     SEVERITIES,
     Evidence,
@@ -26,7 +26,7 @@ from template_audit.matching import choose_encoder
 from template_audit.probes import load_probes, probes
 from template_audit.results import Comparison, Report
 from template_audit.rules import all_rules
-from template_audit.rules.interface import Case, Hit, ModelCase, Rule
+from template_audit.rules.interface import Case, Hit, ModelCase, Rule, called
 from template_audit.stream import EncodedStream
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def compare_all(conversations: Sequence[Conversation], reference: Encoder, subje
         alignment = None
         if isinstance(ref, EncodedStream) and isinstance(sub, EncodedStream):
             alignment = compare(ref, sub)
-        yield Comparison(conversation, ref, sub, alignment)
+        yield Comparison(conversation, ref, sub, alignment, called(reference))
 
 
 def common_options(reference: str | Encoder, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +222,7 @@ class Examiner:
             (comparison.reference, self.reference, comparison.subject),
             (comparison.subject, self.subject, comparison.reference),
         ):
-            if not isinstance(side, EncodingError):
+            if not isinstance(side, EncodingError) or side.kind == NOT_EVALUATED:
                 continue
             rule = self.rules.get(side.kind, self.rules["encoding-failed"])
             if not self._on(rule):

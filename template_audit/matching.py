@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from template_audit.alignment import compare
@@ -11,14 +11,16 @@ from template_audit.conversation import Conversation
 from template_audit.errors import UsageError
 from template_audit.frameworks import Spec, get_framework, load_encoder, parse_spec
 from template_audit.probes import probe
+from template_audit.results import Comparison
 from template_audit.stream import IGNORE, EncodedStream
 
 if TYPE_CHECKING:
     from template_audit.frameworks.interface import Encoder, Framework
     from template_audit.model import Model
 
-PROBES = ("single", "multi-turn", "system", "unicode")
-"""What templates are ranked by: plain conversations, which every model takes or clearly refuses."""
+PROBES = ("single", "multi-turn", "system", "unicode", "reasoning", "tool-call")
+"""What templates are ranked by. Probes that the chat template refuses, or of which it leaves tools or reasoning out,
+are left out."""
 
 
 class NoReference(UsageError):
@@ -33,8 +35,10 @@ class NoReference(UsageError):
 class Match:
     """How well a template fits: shares between 0 and 1, over the probes that the chat template takes.
 
-    `text` is the likeness of the texts. `tokens` is the share of tokens that are equal in place, and
-    `labels` the share of these that both sides train or both mask; None when it was not encoded.
+    `text` is the likeness of the texts. `tokens` is the share of tokens that are equal in place, each
+    probe weighing the same; `special` that of special tokens, over all probes; and `labels` the share of
+    equal tokens that both sides train or both mask. None when it was not encoded. `default` is True for
+    the template that the framework itself proposes for this model.
     """
 
     template: str
@@ -44,6 +48,8 @@ class Match:
     labels: float | None = None
     changes: int = 0
     """How many things the encoder changes in the tokenizer."""
+    special: float | None = None
+    default: bool = False
 
     @property
     def fits(self) -> bool:
@@ -59,10 +65,11 @@ def best_match(
     top: int = 5,
     framework_source: str | None = None,
 ) -> list[Match]:
-    """The framework's templates, best first: the `top` ones compared exactly, the others by text.
+    """The framework's templates, best first: the `top` ones and the framework's default compared exactly, the others
+    by text.
 
-    Raises NoReference when the model has no chat template that takes any of the probes, and UsageError
-    for a framework or version without templates.
+    Of templates that fit equally well the framework's default goes first. Raises NoReference when the model has no
+    chat template that takes any of the probes, and UsageError for a framework or version without templates.
     """
     plugin = get_framework(framework, framework_source)
     if not plugin.templates(version):
@@ -71,21 +78,37 @@ def best_match(
     texts = plugin.texts(model, conversations, version)
     prefix = f"{framework}@{version}" if version else framework
     wanted = [stream.text for stream in streams]
-    rough = [Match(name, f"{prefix}:{name}", _likeness(wanted, written)) for name, written in texts.items()]
+    choice = plugin.choose(model, version)
+    default = choice.template if choice else None
+    rough = [
+        Match(name, f"{prefix}:{name}", _likeness(wanted, written), default=name == default)
+        for name, written in texts.items()
+    ]
     rough.sort(key=lambda match: (-match.text, len(match.template)))
-    exact = [_exact(model, match, conversations, streams, framework_source) for match in rough[:top]]
-    return sorted(exact, key=_rank) + rough[top:]
+    chosen = [*rough[:top], *(match for match in rough[top:] if match.default)]
+    exact = [_exact(model, match, conversations, streams, framework_source) for match in chosen]
+    return sorted(exact, key=_rank) + [match for match in rough[top:] if not match.default]
 
 
-def _rank(match: Match) -> tuple[float, float, int, float, int]:
-    return -(match.tokens or 0.0), -(match.labels or 0.0), match.changes, -match.text, len(match.template)
+def _rank(match: Match) -> tuple[float, float, float, bool, int, float, int]:
+    shares = -(match.tokens or 0.0), -(match.special or 0.0), -(match.labels or 0.0)
+    return *shares, not match.default, match.changes, -match.text, len(match.template)
+
+
+def taken_probes(model: Model) -> list[Conversation]:
+    """The probes that templates are ranked by for this model. Raises NoReference when there are none."""
+    return _reference(model)[0]
 
 
 def _reference(model: Model) -> tuple[list[Conversation], list[EncodedStream]]:
     """The probes that the chat template takes, and their streams."""
     conversations = [probe(name, model) for name in PROBES]
     encoded = load_encoder("chat-template", model).encode_batch(conversations, keep_errors=True)
-    taken = [(c, s) for c, s in zip(conversations, encoded, strict=True) if isinstance(s, EncodedStream)]
+    taken = [
+        (c, s)
+        for c, s in zip(conversations, encoded, strict=True)
+        if isinstance(s, EncodedStream) and not Comparison(c, s, s, None).lacks
+    ]
     if not taken:
         raise NoReference(str(encoded[0]))
     return [c for c, _ in taken], [s for _, s in taken]
@@ -109,14 +132,20 @@ def _exact(
     framework_source: str | None,
 ) -> Match:
     encoder = load_encoder(match.spec, model, framework_source=framework_source)
-    longest = equal = same_labels = 0
+    special = _special_ids(model, encoder)
+    shares: list[float] = []
+    equal = same_labels = specials = same_specials = 0
     for reference, subject in zip(references, encoder.encode_batch(conversations, keep_errors=True), strict=True):
-        longest += max(len(reference), len(subject) if isinstance(subject, EncodedStream) else 0)
         if not isinstance(subject, EncodedStream):
+            shares.append(0.0)
+            specials += _count(reference.input_ids, special)
             continue
+        here = 0
+        specials += max(_count(stream.input_ids, special) for stream in (reference, subject))
         for hunk in compare(reference, subject).hunks:
             if hunk.kind == "equal":
-                equal += hunk.ref_end - hunk.ref_start
+                here += hunk.ref_end - hunk.ref_start
+                same_specials += _count(reference.input_ids[hunk.ref_start : hunk.ref_end], special)
                 same_labels += sum(
                     (a == IGNORE) == (b == IGNORE)
                     for a, b in zip(
@@ -125,17 +154,30 @@ def _exact(
                         strict=True,
                     )
                 )
+        equal += here
+        shares.append(here / max(len(reference), len(subject), 1))
     effects = encoder.effects
     pairs = (effects.eos_token, effects.pad_token, effects.chat_template)
     changes = len(effects.added_tokens) + len(effects.made_special) + sum(before != after for before, after in pairs)
-    return Match(
-        match.template,
-        match.spec,
-        match.text,
-        round(equal / longest, 6) if longest else None,
-        round(same_labels / equal, 6) if equal else None,
-        changes,
+    return replace(
+        match,
+        tokens=round(sum(shares) / len(shares), 6),
+        labels=round(same_labels / equal, 6) if equal else None,
+        changes=changes,
+        special=round(same_specials / specials, 6) if specials else None,
     )
+
+
+def _special_ids(model: Model, encoder: Encoder) -> frozenset[int]:
+    """The special tokens of the model, those that the encoder made special included."""
+    tokenizer = model.tokenizer
+    made = (tokenizer.convert_tokens_to_ids(token) for token in encoder.effects.made_special)
+    added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset({*added, *tokenizer.all_special_ids, *(id for id in made if id is not None)})
+
+
+def _count(ids: Sequence[int], special: frozenset[int]) -> int:
+    return sum(id in special for id in ids)
 
 
 def choose_encoder(
@@ -177,5 +219,5 @@ def _matched(model: Model, spec: Spec, framework: Framework, framework_source: s
         best = best_match(model, spec.framework, version=spec.version, framework_source=framework_source)[0]
     except NoReference as error:
         return framework.templates(spec.version)[0], f"{why}, and none can be matched: {error.reason}"
-    share = f"{best.tokens:.1%} of the tokens of {len(PROBES)} probes are equal" if best.tokens else "by its text"
+    share = f"{best.tokens:.1%} of the tokens are equal" if best.tokens else "by its text"
     return best.template, f"{why}; `{best.template}` fits its chat template best ({share})."

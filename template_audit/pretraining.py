@@ -360,7 +360,7 @@ def turn_ends(model: Model) -> frozenset[int]:
     from template_audit.errors import TemplateAuditError
     from template_audit.frameworks import load_encoder
     from template_audit.probes import probe
-    from template_audit.rules.evidence import Side
+    from template_audit.rules.sides import Side
 
     try:
         conversation = probe("single", model)

@@ -11,7 +11,7 @@ import msgspec
 from template_audit.alignment import Alignment
 from template_audit.config import Config, Ignore, Suppressed
 from template_audit.conversation import Conversation
-from template_audit.errors import EncodingError
+from template_audit.errors import NOT_EVALUATED, EncodingError
 from template_audit.findings import (
     SCHEMA_VERSION,
     SEVERITIES,
@@ -46,6 +46,7 @@ class Comparison:
     reference: EncodedStream | EncodingError
     subject: EncodedStream | EncodingError
     alignment: Alignment | None
+    reference_name: str = "the chat template"
 
     @property
     def evaluated(self) -> bool:
@@ -53,6 +54,8 @@ class Comparison:
 
         A refusal is a result. So is a framework that raises, on either side, for its training run would, too.
         """
+        if isinstance(self.subject, EncodingError) and self.subject.kind == NOT_EVALUATED:
+            return False
         return not isinstance(self.reference, EncodingError) or self.reference.kind in (*REFUSALS, "encoding-failed")
 
     @property
@@ -83,7 +86,7 @@ class Comparison:
         if self.unsupported:
             errors.insert(0, "Not supported by this model:")
         elif self.lacks:
-            errors.append(f"Not supported by this model: the chat template does not write {self.lacks}.")
+            errors.append(f"Not supported by this model: {self.reference_name} does not write {self.lacks}.")
         return " ".join(dict.fromkeys(errors)) or None
 
 

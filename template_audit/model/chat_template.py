@@ -7,6 +7,7 @@ Templates run in a worker process; see `template_audit.model.sandbox`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -116,12 +117,19 @@ class Renderer:
     ) -> None:
         self.model = model
         self._name = template_name
+        self._seed = 0
         self._clock = _clock(clock)
         self._kwargs = _plain(_checked(template_kwargs or {}))
         self._sandbox = sandbox or shared_sandbox()
         if model.chat_templates:
             self._sandbox.start()
         self._dialect = dialect(model.tokenizer)
+
+    def with_seed(self, seed: int) -> Renderer:
+        """The same renderer with other dice, for templates that choose at random."""
+        other = copy.copy(self)
+        other._seed = seed
+        return other
 
     def template(self, has_tools: bool) -> str:
         """The template in use. Raises EncodingError (``template-missing``) when there is none."""
@@ -156,9 +164,9 @@ class Renderer:
             except EncodingError as error:
                 results.append(error)
             except RecursionError:
-                results.append(
-                    EncodingError("The conversation's tools or tool calls are nested too deeply.", NOT_EVALUATED)
-                )
+                from template_audit.model.worker import TOO_DEEP
+
+                results.append(EncodingError(TOO_DEEP, NOT_EVALUATED))
         answered = iter(self._sandbox.run(jobs))
         for index, conversation in enumerate(conversations):
             if results[index] is None:
@@ -195,6 +203,7 @@ class Renderer:
             "clock": self._clock,
             "restricted": self._dialect.restricts_globals,
             "seconds": 0.0,
+            "seed": self._seed,
         }
 
     def _message(self, message: dict[str, Any]) -> dict[str, Any]:

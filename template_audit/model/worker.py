@@ -28,6 +28,10 @@ from template_audit.trace_data import TracedDict, trace
 SYSTEM_PROBE = "Be kind."
 """The text of the system message that a view may put before the conversation."""
 
+DEEP = 50
+"""Data that is nested deeper than this is to blame when a template recurses too deeply."""
+TOO_DEEP = "The conversation's tools or tool calls are nested too deeply."
+
 View = tuple[bool, int, bool, str]
 """What to render: with the probe as system message? how many messages? with the generation prompt?
 
@@ -48,6 +52,7 @@ class Job(TypedDict):
     clock: str
     restricted: bool
     seconds: float
+    seed: NotRequired[int]
     watch: NotRequired[bool]
     """Instead of text: what the views are made of, as `template_audit.model.watching` has it."""
 
@@ -134,7 +139,7 @@ def render(job: Job, environments: dict[tuple[Any, ...], ChatEnvironment], limit
         variables = {**job["variables"], "tools": job["tools"], "add_generation_prompt": prompt}
         answer: Answer
         try:
-            random.seed(0)  # so that a template that rolls dice rolls the same ones twice
+            random.seed(job.get("seed", 0))  # so that a template that rolls dice rolls the same ones twice
             text = plain.run(job["template"], {**variables, "messages": [probe] * with_system + messages[:count]})
             generated = plain.generated
             same = 0 if first is None else common_prefix(first, text)
@@ -145,7 +150,10 @@ def render(job: Job, environments: dict[tuple[Any, ...], ChatEnvironment], limit
                 )
                 variables["tools"] = trace(job["tools"], Origin(None, "tools"))
                 variables["messages"] = [traced_probe] * with_system + traced_messages[:count]
-                answer |= _traced(tracing, job["template"], variables, text)
+                answer |= _traced(tracing, job, variables, text)
+        except RecursionError as error:
+            deep = _depth([job["tools"], job["messages"]]) > DEEP
+            answer = {"kind": "not-evaluated", "message": TOO_DEEP} if deep else failure(error)
         except Exception as error:
             answer = failure(error)
         answers.append(answer)
@@ -158,11 +166,22 @@ def render(job: Job, environments: dict[tuple[Any, ...], ChatEnvironment], limit
     return answers
 
 
-def _traced(environment: ChatEnvironment, template: str, variables: dict[str, Any], text: str) -> Answer:
+def _depth(value: Any) -> int:
+    """How many lists and objects lie within each other, at the deepest place."""
+    depth, level = 0, [value]
+    while level:
+        inner: list[Any] = []
+        for item in level:
+            inner += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        depth, level = depth + 1, inner
+    return depth - 1
+
+
+def _traced(environment: ChatEnvironment, job: Job, variables: dict[str, Any], text: str) -> Answer:
     """The runs of `text`; none when a traced rendering gives another text, which is then not trusted."""
-    random.seed(0)
+    random.seed(job.get("seed", 0))
     try:
-        traced = environment.run(template, variables)
+        traced = environment.run(job["template"], variables)
     except MemoryError:
         return {"exhausted": True}
     except Exception:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from template_audit.rules.evidence import count, show
 from template_audit.rules.interface import Case, Hit, refusal_rule, rule
+from template_audit.rules.sides import TEMPLATE_FIELDS
 
 # LLaMA-Factory's identity data had <NAME> and <AUTHOR> before it had {{name}} and {{author}}.
 _PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.]*\s*\}\}|<(?:NAME|AUTHOR)>")
@@ -22,7 +23,7 @@ def may_hold_placeholder(text: str) -> bool:
     severity="warning",
     group="Data",
     reads="structure",
-    what="The length limit cut text of a message, or left out whole turns.",
+    what="The length limit cut text of a message or the header of an answer, or left out whole turns.",
     why="The model learns answers that stop in the middle without an end marker, or answers to questions that are "
     "not there.",
     advice="Raise the limit (`cutoff_len`), or split or drop long examples before training.",
@@ -43,6 +44,18 @@ def truncated_supervision(case: Case) -> Iterator[Hit]:
             turn=lost[0],
             subject=facts.sub.body(lost[0]),
         )
+        return
+    headers = [message for message in facts.answers if facts.header_cut(message)]
+    for message in headers[:1]:
+        theirs, ours = facts.ref.before(message), facts.sub.before(message)
+        yield Hit(
+            f"The length limit cut what stands before {count(len(headers), 'answer')}: before message {message} "
+            f"{show(facts.ref.text(theirs))} became {show(facts.sub.text(ours))}.",
+            key="header",
+            turn=message,
+            reference=theirs,
+            subject=ours,
+        )
 
 
 @rule(
@@ -59,6 +72,8 @@ def unfilled_placeholder(case: Case) -> Iterator[Hit]:
     for match in _PLACEHOLDER.finditer(case.subject.text):
         span = sub.tokens(match.start(), match.end())
         origin = sub.origins[span[0]] if span[0] < span[1] else None
+        if origin is not None and origin.field in TEMPLATE_FIELDS and match.group() in case.reference.text:
+            continue  # the chat template's own words, too
         message = origin.message if origin else None
         where = f" in message {message}" if message is not None else ""
         yield Hit(f"{show(match.group())}{where} was never filled in.", key=match.group(), turn=message, subject=span)

@@ -8,8 +8,9 @@ from typing import Any
 
 from template_audit.alignment import Hunk
 from template_audit.conversation import ToolCall
-from template_audit.rules.evidence import Facts, Side, show
+from template_audit.rules.evidence import Facts, sentence, show
 from template_audit.rules.interface import Case, Hit, rule
+from template_audit.rules.sides import Side
 
 
 @rule(
@@ -45,7 +46,7 @@ def field_dropped(case: Case) -> Iterator[Hit]:
 
 
 def _lost(facts: Facts, message: int, what: str, key: str, there: bool) -> Hit:
-    lost = "is not in training" if there else "is trained, and the chat template drops it"
+    lost = "is not in training" if there else f"is trained, and {facts.case.reference_name} drops it"
     return Hit(
         f"The {what} of message {message} {lost}.",
         key=f"{key} {'subject' if there else 'reference'}",
@@ -91,7 +92,7 @@ def tool_layout_drift(case: Case) -> Iterator[Hit]:
     facts = case.facts
     if case.conversation.tools and not _prints_tools(facts.ref):
         yield Hit(
-            "The chat template does not write tool definitions"
+            f"{sentence(case.reference_name)} does not write tool definitions"
             + (", training does." if _prints_tools(facts.sub) else ", and neither does training."),
             key="tools",
             severity=None if _prints_tools(facts.sub) else "info",
@@ -110,7 +111,7 @@ def _layout(facts: Facts, part: str, hunks: list[Hunk]) -> Hit:
     ref, sub = (first.ref_start, first.ref_end), (first.sub_start, first.sub_end)
     more = f" ({len(hunks)} places differ; this is the longest)" if len(hunks) > 1 else ""
     return Hit(
-        f"Tool {part}: training has {show(facts.sub.text(sub))} where the chat template writes "
+        f"Tool {part}: training has {show(facts.sub.text(sub))} where {facts.case.reference_name} writes "
         f"{show(facts.ref.text(ref))}{more}.",
         key=part,
         turn=_message_near(facts, first),
@@ -157,7 +158,8 @@ def _part(facts: Facts, hunk: Hunk) -> str:
 def thinking_injected(case: Case) -> Iterator[Hit]:
     for hunk in case.facts.owned("thinking-injected"):
         text = case.facts.sub.text((hunk.sub_start, hunk.sub_end))
-        yield _thinking(case, hunk, f"Training has {show(text)}{{where}}; the chat template shows no thinking there.")
+        message = f"Training has {show(text)}{{where}}; {case.reference_name} shows no thinking there."
+        yield _thinking(case, hunk, message)
 
 
 @rule(
@@ -173,7 +175,8 @@ def thinking_injected(case: Case) -> Iterator[Hit]:
 def thinking_stripped(case: Case) -> Iterator[Hit]:
     for hunk in case.facts.owned("thinking-stripped"):
         text = case.facts.ref.text((hunk.ref_start, hunk.ref_end))
-        yield _thinking(case, hunk, f"The chat template writes {show(text)}{{where}}; training has no thinking there.")
+        message = f"{sentence(case.reference_name)} writes {show(text)}{{where}}; training has no thinking there."
+        yield _thinking(case, hunk, message)
 
 
 def _thinking(case: Case, hunk: Hunk, message: str) -> Hit:

@@ -36,6 +36,12 @@ Reads = Literal["anything", "structure"]
 """
 
 
+def called(reference: Encoder) -> str:
+    """How messages call a reference encoder: the chat template, or its SPEC."""
+    spec = reference.spec
+    return "the chat template" if spec.startswith("chat-template") else f"the reference ({spec})"
+
+
 @dataclass(frozen=True)
 class Case:
     """One conversation through both encoders: everything that a rule may look at."""
@@ -47,6 +53,11 @@ class Case:
     reference: EncodedStream
     subject: EncodedStream
     alignment: Alignment
+
+    @property
+    def reference_name(self) -> str:
+        """How messages call the reference."""
+        return called(self.reference_encoder)
 
     @cached_property
     def facts(self) -> Facts:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from template_audit.rules.evidence import TEMPLATE_FIELDS, THOUGHT, Facts, Span, count, show
+from template_audit.conversation import Message
+from template_audit.rules.evidence import THOUGHT, Facts, count, show
 from template_audit.rules.interface import Case, Hit, rule
+from template_audit.rules.sides import TEMPLATE_FIELDS, Span
 from template_audit.stream import IGNORE
 
 
@@ -44,7 +46,8 @@ def turn_end_untrained(case: Case) -> Iterator[Hit]:
     severity="error",
     group="Labels",
     reads="structure",
-    what="Every token of the example is masked.",
+    what="Every token of the example is masked. Info when all of its answers are empty and the chat template's own "
+    "mask trains nothing, either.",
     why="The example teaches nothing, and a batch of such examples gives a loss of nan.",
     advice="Check that the conversation has an answer, that the length limit leaves room for it, and that the "
     "trainer's response marker is the template's.",
@@ -53,7 +56,18 @@ def no_trained_tokens(case: Case) -> Iterator[Hit]:
     if any(m.role == "assistant" for m in case.conversation.messages) and not any(
         label != IGNORE for label in case.subject.labels
     ):
-        yield Hit(f"None of the {count(len(case.subject), 'token')} is trained.", subject=(0, len(case.subject)))
+        neither = bool(case.reference.prompts) and all(label == IGNORE for label in case.reference.labels)
+        blank = not any((m.content and m.content.strip()) or m.tool_calls for m in _answers(case))
+        yield Hit(
+            f"None of the {count(len(case.subject), 'token')} is trained"
+            + (f"; nor does the mask of {case.reference_name} train any." if neither else "."),
+            subject=(0, len(case.subject)),
+            severity="info" if neither and blank else None,
+        )
+
+
+def _answers(case: Case) -> list[Message]:
+    return [message for message in case.conversation.messages if message.role == "assistant"]
 
 
 @rule(
@@ -85,7 +99,10 @@ def prompt_trained(case: Case) -> Iterator[Hit]:
     if facts.all_trained:
         return
     found: dict[tuple[str, int | None], list[int]] = {}
+    own = _written_by_the_model(case)
     for index in facts.sub.trained(0, len(case.subject)):
+        if index in own:
+            continue
         if case.subject.labels[index] != case.subject.input_ids[index]:
             continue  # a borrowed label: see label-shifted
         role = _role_of(case, index)
@@ -102,6 +119,20 @@ def prompt_trained(case: Case) -> Iterator[Hit]:
             turn=message,
             subject=span,
         )
+
+
+def _written_by_the_model(case: Case) -> set[int]:
+    """Tokens of others that the model has to repeat: the chat template writes them behind its generation prompt."""
+    if not case.reference.prompts:
+        return set()
+    labels = case.reference.labels
+    return {
+        sub
+        for hunk in case.alignment.hunks
+        if hunk.kind == "equal"
+        for ref, sub in zip(range(hunk.ref_start, hunk.ref_end), range(hunk.sub_start, hunk.sub_end), strict=True)
+        if labels[ref] != IGNORE
+    }
 
 
 def _role_of(case: Case, index: int) -> str:
@@ -139,20 +170,33 @@ def header_trained(case: Case) -> Iterator[Hit]:
         if hunk.trained_by == "subject"
         for sub in range(hunk.sub_start, hunk.sub_end)
     }
+    own = _written_by_the_model(case)
     for message, (start, end) in _headers(case):
         if start < end and all(facts.sub.is_trained(i) for i in range(start, end)):
             indices = [i for i in range(start, end) if case.subject.labels[i] == case.subject.input_ids[i]]
         else:
             indices = [i for i in range(start, end) if i in given]
-        indices = [i for i in indices if not _is_end_of_other(case, i, message)]
+        shown = _shown(case, message)
+        indices = [i for i in indices if i < shown and i not in own and not _is_end_of_other(case, i, message)]
         text = facts.sub.text((indices[0], indices[-1] + 1)) if indices else ""
-        if text.strip() and not THOUGHT.fullmatch(text.strip()):
+        known = shown < len(case.subject)  # a thought's marker is the header's where the prompt gives it
+        if text.strip() and (known or not THOUGHT.fullmatch(text.strip())):
             yield Hit(
                 f"{show(text)} before the answer of message {message} is trained ({count(len(indices), 'token')}).",
                 key=text,
                 turn=message,
                 subject=(indices[0], indices[-1] + 1),
             )
+
+
+def _shown(case: Case, message: int) -> int:
+    """How many of the subject's tokens inference shows before this answer; all, where it is not known."""
+    for prompt in case.reference.prompts:
+        if prompt.message == message and prompt.error is None:
+            shown = len(prompt.input_ids)
+            if case.subject.input_ids[:shown] == prompt.input_ids:
+                return shown
+    return len(case.subject)
 
 
 def _is_end_of_other(case: Case, index: int, message: int) -> bool:

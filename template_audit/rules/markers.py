@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from template_audit.rules.evidence import MARKER, TEMPLATE_FIELDS, ControlTokens, Facts, Side, Span
+from template_audit.rules.control import ControlTokens
+from template_audit.rules.evidence import MARKER, Facts
+from template_audit.rules.sides import TEMPLATE_FIELDS, Side, Span
 
 
 class Split(NamedTuple):

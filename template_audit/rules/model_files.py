@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from template_audit.conversation import Conversation, Message
 from template_audit.errors import EncodingError
+from template_audit.findings import Severity
 from template_audit.rules.evidence import count, show
 from template_audit.rules.interface import Case, Hit, ModelCase, refusal_rule, rule
 from template_audit.stream import IGNORE
@@ -121,7 +122,8 @@ def _has_tags(model: Model) -> bool:
     severity="error",
     group="Model files",
     concerns=_has_tags,
-    what="The `{% generation %}` tags mark other text than the assistant's turns.",
+    what="The `{% generation %}` tags mark other text than the assistant's turns. A warning where it is the generation "
+    "prompt, which inference writes.",
     why="A trainer that goes by the tags trains prompts, or leaves the end of answers out.",
     advice="Put the tags around everything that the model writes, from the end of the generation prompt through the "
     "end marker.",
@@ -134,9 +136,12 @@ def generation_mask_wrong(case: Case) -> Iterator[Hit]:
     ranges = renderer.render(case.conversation).generation_ranges
     marked = {i for start, end in ranges for i in range(*case.facts.ref.tokens(start, end))}
     trained = {i for i, label in enumerate(case.reference.labels) if label != IGNORE}
-    for indices, says in (
-        (marked - trained, "mark {} that the model does not write"),
-        (trained - marked, "leave out {}"),
+    surplus, headers = marked - trained, _headers(case)
+    header: Severity = "warning"
+    for indices, says, severity in (
+        (surplus - headers, "mark {} that the model does not write", None),
+        (surplus & headers, "mark {} of the generation prompt", header),
+        (trained - marked, "leave out {}", None),
     ):
         heavy = sorted(i for i in indices if case.reference.token_text(i).strip())
         if heavy:
@@ -146,4 +151,15 @@ def generation_mask_wrong(case: Case) -> Iterator[Hit]:
                 key=says,
                 turn=case.facts.ref.origins[first].message,
                 reference=(first, first + 1),
+                severity=severity,
             )
+
+
+def _headers(case: Case) -> set[int]:
+    """The reference's tokens that inference writes before its answers."""
+    found: set[int] = set()
+    for prompt in case.reference.prompts:
+        body, shown = case.facts.ref.body(prompt.message), prompt.input_ids
+        if prompt.error is None and body and case.reference.input_ids[: len(shown)] == shown:
+            found.update(range(case.facts.ref.before(prompt.message)[0], len(shown)))
+    return found

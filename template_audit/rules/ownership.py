@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from template_audit.alignment import Hunk
-from template_audit.rules.evidence import THOUGHT, Facts, Side, Span
+from template_audit.rules.evidence import THOUGHT, Facts
 from template_audit.rules.markers import split_markers, unknown_in_template
 from template_audit.rules.prompts import PromptDrift, prompt_drifts
+from template_audit.rules.sides import Side, Span
 from template_audit.rules.turn_ends import ends_found
 
 TOOL_FIELDS = ("tools", "tool_call", "tool_result")
@@ -41,7 +42,7 @@ class _Owners:
             return "unknown-special-token"
         if hunk.kind == "segmentation":
             return "special-token-split" if self.split(sub, own=True) else "segmentation-drift"
-        if facts.truncated and (hunk.kind == "missing" or self.cut_away(ref)):
+        if facts.truncated and (hunk.kind == "missing" or self.cut_away(ref) or self.header_cut(ref, sub)):
             return "truncated-supervision"
         if any(facts.overlaps(ref, facts.ref.body(m) or (0, 0)) for m in facts.missing_in_subject) or any(
             facts.overlaps(sub, facts.sub.body(m) or (0, 0)) for m in facts.missing_in_reference
@@ -78,6 +79,13 @@ class _Owners:
         ref_side = self.facts.ref
         return any(
             self.facts.overlaps(ref, ref_side.body(m) or (0, 0)) for m in ref_side.messages() if self.facts.is_cut(m)
+        )
+
+    def header_cut(self, ref: Span, sub: Span) -> bool:
+        """True for what the length limit took from the end of an answer's header."""
+        facts = self.facts
+        return sub[0] == sub[1] and any(
+            facts.overlaps(ref, facts.ref.before(m)) for m in facts.answers if facts.header_cut(m)
         )
 
     def split(self, sub: Span, *, own: bool) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from template_audit.model.tokenizer import token_text
-from template_audit.rules.evidence import Facts, Span, show
+from template_audit.rules.evidence import Facts, sentence, show
 from template_audit.rules.interface import Case, Hit, rule
+from template_audit.rules.sides import Span
 from template_audit.stream import EncodedStream, Prompt, common_prefix
 
 
@@ -28,6 +29,8 @@ class PromptDrift:
     """Index of the first token that differs, in the subject."""
     shown_id: int | None
     history: bool = False
+    merged: bool = False
+    """The text is the same, but the prompt's last characters are one token with the answer's first."""
 
 
 def prompt_drifts(facts: Facts) -> Iterator[PromptDrift]:
@@ -54,18 +57,27 @@ def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
     if first is None:
         return None
     first = min(first, body)
-    if ids[: len(shown_ids)] == shown_ids and first <= len(shown_ids):
+    if ids[: len(shown_ids)] == shown_ids and all(sub.is_trained(i) for i in range(len(shown_ids), first)):
         return None  # tokens that inference shows and training trains are a matter of labels
     trained = sub.stream.text[sub.text_before(message) : sub.char(first)]
     shown = _shown(facts, prompt, message)
-    if facts.truncated and any(facts.is_cut(m) for m in facts.ref.messages() if m <= message):
+    if facts.header_cut(message) or (
+        facts.truncated and any(facts.is_cut(m) for m in facts.ref.messages() if m <= message)
+    ):
         return None  # the length limit cut the prompt, or the answer
     shared = common_prefix(ids[:first], shown_ids)
+    merged = all(
+        stream.input_ids[: len(shown_ids)] != shown_ids and stream.text.startswith(prompt.text)
+        for stream in (facts.case.reference, facts.case.subject)
+    )
     if _same_header(prompt, trained, shown, sub.stream.text[: sub.text_before(message)]):
         if any(hunk.kind != "equal" and hunk.sub_start < first for hunk in facts.case.alignment.hunks):
             return None  # something earlier differs, and its own rule says so
         there = _item(shown_ids, shared)
-        return PromptDrift(message, prompt.text, trained, (0, 0), (0, first), shared, there, history=True)
+        found = PromptDrift(message, prompt.text, trained, (0, 0), (0, first), shared, there, history=True)
+        if merged:  # the text of a border that has no header
+            return replace(found, shown=shown or "", subject=(min(zone, shared), first), history=False, merged=True)
+        return found
     header = facts.ref.before(message) if facts.ref.body(message) is not None else (shared, shared)
     if shown_ids[: header[0]] == facts.case.reference.input_ids[: header[0]]:
         theirs, ours = shown_ids[header[0] :], ids[zone:first]
@@ -76,7 +88,7 @@ def _drift(facts: Facts, message: int, prompt: Prompt) -> PromptDrift | None:
     else:
         at, there = shared, _item(shown_ids, shared)
     return PromptDrift(
-        message, prompt.text[-80:] if shown is None else shown, trained, header, (zone, first), at, there
+        message, prompt.text[-80:] if shown is None else shown, trained, header, (zone, first), at, there, merged=merged
     )
 
 
@@ -106,7 +118,9 @@ def _shown(facts: Facts, prompt: Prompt, message: int) -> str | None:
     severity="error",
     group="Stream",
     reads="structure",
-    what="The tokens before a trained answer are not the ones that inference shows the model at that place.",
+    what="The tokens before a trained answer are not the ones that inference shows the model at that place. Where the "
+    "text is the same and only a token is drawn across the border, it is a warning; and info when the answer itself "
+    "begins with the whitespace that is drawn in.",
     why="The model learns to answer after one sequence and is asked to answer after another. It starts off its "
     "training distribution at the very first token, which shows as ignored instructions, repeated headers or "
     "answers in the wrong format.",
@@ -128,6 +142,9 @@ def generation_prompt_drift(case: Case) -> Iterator[Hit]:
                 subject=(drift.at, min(drift.at + 1, len(case.subject))),
             )
             continue
+        if drift.merged:
+            yield _merged(case, drift)
+            continue
         shown = "the end of the prompt" if drift.shown_id is None else _shown_token(case, drift)
         first = _token(case, drift.at) if drift.at < drift.subject[1] else "the answer"
         yield Hit(
@@ -138,6 +155,22 @@ def generation_prompt_drift(case: Case) -> Iterator[Hit]:
             reference=drift.reference,
             subject=(sub.before(drift.message)[0], drift.subject[1]),
         )
+
+
+def _merged(case: Case, drift: PromptDrift) -> Hit:
+    """The same text, in which a token crosses the border; info where the answer's own whitespace is drawn in."""
+    end = len(_prompt(case, drift.message).text)
+    beyond = case.subject.text[end : max(case.subject.spans[min(drift.at, len(case.subject) - 1)][1], end)]
+    return Hit(
+        f"Before the answer of message {drift.message} the text is what inference shows, {show(drift.shown)}, but its "
+        f"end is one token with the beginning of the answer: training has {_token(case, drift.at)} where the prompt "
+        f"has {_shown_token(case, drift)}.",
+        key=f"merged\x1f{_cause(drift.shown)}",
+        turn=drift.message,
+        reference=drift.reference,
+        subject=(drift.at, min(drift.at + 1, len(case.subject))),
+        severity="info" if beyond.isspace() else "warning",
+    )
 
 
 def _prompt(case: Case, message: int) -> Prompt:
@@ -216,17 +249,17 @@ def system_prompt_drift(case: Case) -> Iterator[Hit]:
     theirs, ours = facts.ref.text(ref), facts.sub.text(sub)
     if not ours.strip():
         message, key = (
-            f"The chat template writes {show(theirs)} before the first turn; training has nothing there.",
+            f"{sentence(case.reference_name)} writes {show(theirs)} before the first turn; training has nothing there.",
             "dropped",
         )
     elif not theirs.strip():
         message, key = (
-            f"Training has {show(ours)} before the first turn; the chat template writes nothing there.",
+            f"Training has {show(ours)} before the first turn; {case.reference_name} writes nothing there.",
             "injected",
         )
     else:
         message, key = (
-            f"Before the first turn training has {show(ours)} and the chat template {show(theirs)}.",
+            f"Before the first turn training has {show(ours)} and {case.reference_name} {show(theirs)}.",
             "changed",
         )
     yield Hit(message, key=key, turn=0 if facts.first_message else None, reference=ref, subject=sub)
@@ -238,7 +271,7 @@ def _system_message_lost(facts: Facts) -> Iterator[Hit]:
     there, here = facts.ref.body(0), facts.sub.body(0)
     if not text or (there is None) == (here is None) or facts.truncated:
         return
-    who = "the chat template leaves it out" if there is None else "training leaves it out"
+    who = f"{facts.case.reference_name if there is None else 'training'} leaves it out"
     key = "injected" if there is None else "dropped"
     yield Hit(f"The system message {show(text)}: {who}.", key=key, turn=0, reference=there, subject=here)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from template_audit.rules.evidence import TEMPLATE_FIELDS, Facts, control_tokens, show
+from template_audit.rules.control import control_tokens
+from template_audit.rules.evidence import Facts, show
 from template_audit.rules.interface import Case, Hit, ModelCase, rule
 from template_audit.rules.markers import split_markers, unknown_in_template
+from template_audit.rules.sides import TEMPLATE_FIELDS
 
 
 @rule(
@@ -142,7 +144,12 @@ def eos_mismatch(case: ModelCase) -> Iterator[Hit]:
     for one in case.cases:
         for end in one.facts.ends:
             token = one.subject.input_ids[end.subject] if end.subject is not None else None
-            if token is None or token in seen or not one.facts.sub.is_trained(end.subject or 0):
+            if (
+                token is None
+                or token in seen
+                or one.facts.is_empty(end.message)
+                or not one.facts.sub.is_trained(end.subject or 0)
+            ):
                 continue
             if token != one.reference.input_ids[end.reference]:
                 continue  # wrong-turn-end says so

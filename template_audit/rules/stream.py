@@ -7,8 +7,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 from template_audit.alignment import Hunk
-from template_audit.rules.evidence import TEMPLATE_FIELDS, Facts, count, show
+from template_audit.rules.evidence import Facts, count, show
 from template_audit.rules.interface import Case, Hit, refusal_rule, rule
+from template_audit.rules.sides import TEMPLATE_FIELDS
 from template_audit.stream import EncodedStream
 
 
@@ -42,9 +43,9 @@ def _difference(facts: Facts, hunk: Hunk) -> Hit:
     if not ours:
         message = f"Training lacks {show(theirs)}{where}."
     elif not theirs:
-        message = f"Training has {show(ours)}{where}, which the chat template does not write."
+        message = f"Training has {show(ours)}{where}, which {facts.case.reference_name} does not write."
     else:
-        message = f"Training has {show(ours)}{where} where the chat template writes {show(theirs)}."
+        message = f"Training has {show(ours)}{where} where {facts.case.reference_name} writes {show(theirs)}."
     return Hit(message, f"{theirs[:200]}\x1f{ours[:200]}", turn, ref, sub)
 
 
@@ -160,7 +161,7 @@ def double_bos(case: Case) -> Iterator[Hit]:
     found, theirs = (_leading_bos(stream.input_ids, bos) for stream in (case.subject, case.reference))
     if max(found, theirs) > 1:
         yield Hit(
-            f"Training begins with {count(found, 'BOS token')}; the chat template with {theirs}.",
+            f"Training begins with {count(found, 'BOS token')}; {case.reference_name} with {theirs}.",
             reference=(0, theirs),
             subject=(0, found),
         )
@@ -180,8 +181,8 @@ def missing_bos(case: Case) -> Iterator[Hit]:
     bos = case.facts.control.bos
     if bos is not None and case.reference.input_ids[:1] == [bos] and case.subject.input_ids[:1] != [bos]:
         yield Hit(
-            f"Training begins with {show(case.subject.token_text(0)) if len(case.subject) else 'nothing'}; the chat "
-            f"template with BOS, {show(case.reference.token_text(0))} (id {bos}).",
+            f"Training begins with {show(case.subject.token_text(0)) if len(case.subject) else 'nothing'}; "
+            f"{case.reference_name} with BOS, {show(case.reference.token_text(0))} (id {bos}).",
             reference=(0, 1),
             subject=(0, 0),
         )
@@ -200,7 +201,7 @@ def bogus_bos(case: Case) -> Iterator[Hit]:
     bos = case.facts.control.bos
     if bos is not None and case.subject.input_ids[:1] == [bos] and case.reference.input_ids[:1] != [bos]:
         yield Hit(
-            f"Training begins with BOS, {show(case.subject.token_text(0))} (id {bos}); the chat template with "
+            f"Training begins with BOS, {show(case.subject.token_text(0))} (id {bos}); {case.reference_name} with "
             f"{show(case.reference.token_text(0)) if len(case.reference) else 'nothing'}.",
             reference=(0, 0),
             subject=(0, 1),
@@ -233,8 +234,8 @@ def message_dropped(case: Case) -> Iterator[Hit]:
     for message in sorted(facts.missing_in_reference):
         body = facts.sub.body(message) or (0, 0)
         yield Hit(
-            f"Message {message} ({roles[message]}), {show(facts.sub.text(body), 40)}, is trained, and the chat "
-            "template does not write it.",
+            f"Message {message} ({roles[message]}), {show(facts.sub.text(body), 40)}, is trained, and "
+            f"{case.reference_name} does not write it.",
             f"{roles[message]} reference",
             message,
             subject=body,

@@ -53,7 +53,8 @@ def _check(facts: Facts, end: AnswerEnd) -> tuple[str, Hit] | None:
     ):
         shown = show(facts.sub.text((end.subject, second + 1)))
         return "duplicate-turn-end", Hit(
-            f"The answer of message {end.message} ends twice: {shown}, where the chat template has one {marker}.",
+            f"The answer of message {end.message} ends twice: {shown}, where {facts.case.reference_name} has one "
+            f"{marker}.",
             shown,
             end.message,
             reference,

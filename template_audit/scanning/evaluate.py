@@ -16,7 +16,7 @@ from template_audit.conversation import Conversation
 from template_audit.errors import DataError, EncodingError
 from template_audit.findings import Severity
 from template_audit.results import Comparison
-from template_audit.rules.evidence import control_tokens
+from template_audit.rules.control import control_tokens
 from template_audit.rules.interface import ModelCase, Rule
 from template_audit.scanning.structure import Structure, structure_of
 from template_audit.stream import IGNORE, EncodedStream

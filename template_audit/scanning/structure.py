@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from template_audit.conversation import Conversation
+from template_audit.rules.control import ControlTokens
 from template_audit.rules.data import may_hold_placeholder
-from template_audit.rules.evidence import MARKER, THOUGHT, ControlTokens
+from template_audit.rules.evidence import MARKER, THOUGHT
 from template_audit.stream import IGNORE, EncodedStream, Origin, Piece, common_prefix
 
 Structure: TypeAlias = tuple[Any, ...]

@@ -260,7 +260,7 @@ CASES: dict[str, tuple[Pair, Pair]] = {
         Pair(PLAIN, options={"cutoff_len": 12}),
     ),
     "unfilled-placeholder": (
-        Pair(PLAIN.replace("{1:hello}", "{1:I am }{{name}}")),
+        Pair(PLAIN.replace("{1:hello}", "{1:I am <NAME>}")),
         Pair(PLAIN.replace("{1:hello}", "{1:a name}")),
     ),
     "empty-response": (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from template_audit.conversation import Conversation, Message
-from template_audit.errors import EncodingError
+from template_audit.errors import NOT_EVALUATED, EncodingError
 from template_audit.stream import Field, Origin
 from template_audit.trace import Traced, join
 
@@ -94,7 +94,10 @@ def example_of(conversation: Conversation, thought_words: tuple[str, str]) -> Ex
         messages = messages[1:]
     aligned, notes = _aligned(messages, thought_words)
     _check_alternation(aligned)
-    tools = "" if conversation.tools is None else json.dumps(list(conversation.tools), ensure_ascii=False)
+    try:
+        tools = "" if conversation.tools is None else json.dumps(list(conversation.tools), ensure_ascii=False)
+    except RecursionError:
+        raise EncodingError("The conversation's tools are nested too deeply.", NOT_EVALUATED) from None
     return Example(tuple(aligned[:-1]), tuple(aligned[-1:]), system, tools, system_message, tuple(notes))
 
 

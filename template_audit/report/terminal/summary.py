@@ -106,7 +106,7 @@ def overview(screen: Screen, report: Report) -> None:
         if comparison.alignment is None:
             screen.paragraph(lead, comparison.reason or "", indent=lead.cell_len, style="quiet")
             continue
-        remark = f"the chat template does not write {comparison.lacks}" if comparison.lacks else ""
+        remark = f"{comparison.reference_name} does not write {comparison.lacks}" if comparison.lacks else ""
         line = screen.text(lead, f"{_lengths(comparison):<27}", *_severities(severities), "  ", (remark, "quiet"))
         line.rstrip()
         screen.line(line)
