@@ -202,7 +202,8 @@ def main() -> int:
         one = json.loads(done.stdout)
         failed |= one["seconds"] > SECONDS or one["peak"] > GIB
         print(
-            f"| {name.replace('_', ' ')} | {one['tokens']:,} | {one['seconds']:.2f} s | {one['cpu']:.2f} s | {one['grown']:.2f} GiB "
+            f"| {name.replace('_', ' ')} | {one['tokens']:,} "
+            f"| {one['seconds']:.2f} s | {one['cpu']:.2f} s | {one['grown']:.2f} GiB "
             f"| {one['peak']:.2f} GiB | {one['hunks']:,} | {one['equal']:.1%} |",
             flush=True,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import lt
 from typing import Literal, NamedTuple
 
 from template_audit.stream import EncodedStream
@@ -86,6 +87,11 @@ class _Boundaries:
 
     @classmethod
     def of(cls, stream: EncodedStream) -> _Boundaries:
+        """Those of a stream."""
+        starts, ends = [start for start, _ in stream.spans], [end for _, end in stream.spans]
+        if starts[1:] == ends[:-1] and all(map(lt, starts, ends)):  # one after the other, as nearly always
+            indices = list(range(len(starts) + 1))
+            return cls([*starts, len(stream.text)], indices, indices)
         at: list[int] = []
         first: list[int] = []
         last: list[int] = []
@@ -117,9 +123,12 @@ class _Boundaries:
     def like(self, r: int, other: _Boundaries, s: int, count: int, shift: int) -> bool:
         """True when `count` of them from `r` on are the other side's from `s` on, `shift` characters earlier."""
         tokens = other.last[s] - self.last[r]
+        if [x + shift for x in self.at[r : r + count]] != other.at[s : s + count]:
+            return False
+        if self.first is self.last and other.first is other.last:
+            return True  # every boundary is one token further than the one before
         return (
-            [x + shift for x in self.at[r : r + count]] == other.at[s : s + count]
-            and [x + tokens for x in self.first[r : r + count]] == other.first[s : s + count]
+            [x + tokens for x in self.first[r : r + count]] == other.first[s : s + count]
             and [x + tokens for x in self.last[r : r + count]] == other.last[s : s + count]
         )
 

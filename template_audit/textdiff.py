@@ -100,7 +100,7 @@ def _equal_units(ref: list[str], sub: list[str]) -> Iterator[Block]:
 
     Else the blanks of ``x [/INST]`` and ``x[/INST] `` would be held for equal, and the marker for moved.
     """
-    ref_at, sub_at = ([i for i, unit in enumerate(units) if not unit.isspace()] for units in (ref, sub))
+    ref_at, sub_at = ([i for i, blank in enumerate(map(str.isspace, units)) if not blank] for units in (ref, sub))
     ours, theirs = [ref[i] for i in ref_at], [sub[j] for j in sub_at]
     found = _diff(ours, 0, len(ours), theirs, 0, len(theirs))
     a = b = 0
@@ -135,11 +135,7 @@ def _together(
 
 def _diff(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
     """Equal runs of units, in order; exact up to `_CELLS`, beyond that split at units that are unique."""
-    size, most = 0, min(a_end - a, b_end - b)
-    while size + _STRETCH <= most and ref[a + size : a + size + _STRETCH] == sub[b + size : b + size + _STRETCH]:
-        size += _STRETCH
-    while a + size < a_end and b + size < b_end and ref[a + size] == sub[b + size]:
-        size += 1
+    size = _same(ref, a, a_end, sub, b, b_end)
     if size:
         yield Block(a, b, size)
     a, b, size = a + size, b + size, 0
@@ -153,6 +149,16 @@ def _diff(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int
             yield from _at_unique(ref, a, a_end, sub, b, b_end)
     if size:
         yield Block(a_end, b_end, size)
+
+
+def _same(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> int:
+    """How many units are the same on both sides from here on."""
+    size, most = 0, min(a_end - a, b_end - b)
+    while size + _STRETCH <= most and ref[a + size : a + size + _STRETCH] == sub[b + size : b + size + _STRETCH]:
+        size += _STRETCH
+    while size < most and ref[a + size] == sub[b + size]:
+        size += 1
+    return size
 
 
 def _exact(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
@@ -186,10 +192,13 @@ def _at_unique(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end
             yield from _by_windows(ref, a, a_end, sub, b, b_end)
             return
     for block in [*fixed, Block(a_end, b_end, 0)]:
+        if block.size and (block.ref < a or block.sub < b):
+            continue  # the stretch before goes on beyond it
         yield from _diff(ref, a, block.ref, sub, b, block.sub)
-        if block.size:
-            yield block
-        a, b = block.ref + block.size, block.sub + block.size
+        size = _same(ref, block.ref, a_end, sub, block.sub, b_end)
+        if size:
+            yield Block(block.ref, block.sub, size)
+        a, b = block.ref + size, block.sub + size
 
 
 def _unique_runs(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> list[Block]:

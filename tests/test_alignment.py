@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.alignment import CASES as GENERATED
 from template_audit.alignment import Alignment, LabelHunk, compare
 from template_audit.stream import IGNORE, LITERAL, EncodedStream, Origin, Piece
 from tests.builders import stream
@@ -184,6 +186,83 @@ def test_long_content_is_never_searched(monkeypatch: pytest.MonkeyPatch) -> None
     found = compare(stream(f"[|user|]{{0:{body}}}</s>"), stream(f"<|user|>{{0:{body}}}<|im_end|>"))
     assert len(found.hunks) == 3
     assert sum(seen) <= 10
+
+
+class CountedList(list):  # type: ignore[type-arg]
+    """A list that counts the items of all slices taken of it."""
+
+    copied = 0
+
+    def __getitem__(self, key):  # type: ignore[no-untyped-def]
+        if isinstance(key, slice):
+            CountedList.copied += len(range(*key.indices(len(self))))
+        return super().__getitem__(key)
+
+
+class CountedText(str):
+    """Text that counts the characters of all slices taken of it."""
+
+    def __getitem__(self, key):  # type: ignore[no-untyped-def]
+        if isinstance(key, slice):
+            CountedList.copied += len(range(*key.indices(len(self))))
+        return super().__getitem__(key)
+
+
+def work(case: str, count: int) -> int:
+    """Calls made, and items of the streams copied, by one comparison."""
+    calls = 0
+
+    def counted(frame: object, event: str, arg: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    def watched(one: EncodedStream) -> EncodedStream:
+        return EncodedStream(
+            CountedList(one.input_ids),
+            one.labels,
+            CountedText(one.text),
+            CountedList(one.spans),
+            one.pieces,
+        )
+
+    reference, subject = (watched(one) for one in GENERATED[case](count))
+    CountedList.copied = 0
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        compare(reference, subject)
+    finally:
+        sys.setprofile(before)
+    return calls + CountedList.copied
+
+
+@pytest.mark.parametrize("case", GENERATED)
+def test_work_grows_with_the_length_of_the_streams(case: str) -> None:
+    """Four times the tokens, about four times the work: calls made and items copied are counted, not seconds."""
+    small, large = work(case, 6_000), work(case, 24_000)
+    assert large < 6 * small, (small, large)
+
+
+@pytest.mark.parametrize(
+    ("case", "least", "most"),
+    [
+        ("one_percent", 0.985, 1.0),
+        ("one_percent_edits", 0.98, 1.0),
+        ("few_words", 0.98, 1.0),
+        ("nothing_in_common", 0.0, 0.0),
+        ("one_token_again_and_again", 0.999, 1.0),
+        ("a_period_shifted", 0.97, 1.0),
+        ("tiny_pieces", 0.99, 1.0),
+    ],
+)
+def test_how_much_of_long_streams_is_found_equal(case: str, least: float, most: float) -> None:
+    """1 % of the tokens of most cases were changed by hand; the rest must be found."""
+    reference, subject = GENERATED[case](40_000)
+    hunks = compare(reference, subject).hunks
+    equal = sum(h.ref_end - h.ref_start for h in hunks if h.kind == "equal") / len(reference)
+    assert least <= equal <= most
+    if case == "nothing_in_common":
+        assert [h.kind for h in hunks] == ["replaced"]
 
 
 TOKENS = ["a", "b", "ab", " ", "\n", "\n\n", "<|im_end|>", "<s>", "user", "한", "é", ""]
