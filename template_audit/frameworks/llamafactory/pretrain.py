@@ -9,6 +9,7 @@ transformers' ``DataCollatorForLanguageModeling``, which train/pt/workflow.py us
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks.interface import Option
 from template_audit.frameworks.llamafactory.converters import Converted
 from template_audit.frameworks.llamafactory.rows import map_batches
+from template_audit.model.fast import IdTokenizer, are_unicode
 from template_audit.pretraining import Documents
 from template_audit.stream import IGNORE
 
 if TYPE_CHECKING:
     from template_audit.frameworks.llamafactory.documents import RowDocuments
     from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
+    from template_audit.ids import Ids, Places
 
 LLAMA3_SEPARATOR = "<|end_of_text|>"
 OPTIONS = (
@@ -82,6 +85,7 @@ class LlamaFactoryPretrainEncoder:
         self.notes: tuple[str, ...] = encoder.notes
         if lowered:
             self.notes += (f"`packing: true` lowers cutoff_len by one: blocks have {self.block_size:,} tokens.",)
+        self._tokens = IdTokenizer(self.tokenizer)
         template = encoder.template.name
         self._text = LLAMA3_SEPARATOR if template == "llama3" else str(self.tokenizer.eos_token)
         self._with_bos = (
@@ -94,25 +98,11 @@ class LlamaFactoryPretrainEncoder:
         self.separator = self._separator()
 
     def _separator(self) -> Separator:
-        ids = tuple(self._ids([self._text])[0])
+        ids = tuple(self._tokens.encode([self._text])[0].tolist())
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         special.update(self.tokenizer.all_special_ids)
         single = len(ids) == 1 and ids[0] in special
         return Separator(self._text, ids, single, trained=self.tokenizer.pad_token_id not in ids)
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        try:
-            return self.tokenizer(  # type: ignore[no-any-return]
-                texts,
-                add_special_tokens=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )["input_ids"]
-        except (UnicodeEncodeError, TypeError):  # tokenizers speaks of types when text is not valid Unicode
-            for text in texts:
-                _check_unicode(text)
-            raise
 
     def open_documents(
         self,
@@ -139,31 +129,41 @@ class LlamaFactoryPretrainEncoder:
             else:
                 yield from self._single(batch, totals)
 
-    def _tokenized(self, batch: Iterator[str], totals: Totals) -> Iterator[tuple[int, list[int]]]:
-        """Number and ids of each document; the batch is tokenized in slices."""
+    def _tokenized(self, batch: Iterator[str], totals: Totals) -> Iterator[tuple[int, Ids]]:
+        """Number and ids of each document; the batch is tokenized in slices, without offsets."""
         front = str(self.tokenizer.bos_token) if self._with_bos and not self.packing else ""
         for texts in _slices(batch):
-            for ids in self._ids([front + text + self._text for text in texts]):
-                yield totals.documents, ids
+            flat, places = self._ids([front + text + self._text for text in texts], totals.documents)
+            totals.tokens += len(flat)
+            for start, end in pairwise(places.tolist()):
+                yield totals.documents, flat[start:end]
                 totals.documents += 1
-                totals.tokens += len(ids)
+        if self._tokens.note and self._tokens.note not in self.notes:
+            self.notes += (self._tokens.note,)
+
+    def _ids(self, texts: list[str], first: int) -> tuple[Ids, Places]:
+        if not are_unicode(texts):
+            for number, text in enumerate(texts, first + 1):
+                _check_unicode(text, number)
+        return self._tokens.encode(texts)
 
     def _packed(self, batch: Iterator[str], totals: Totals) -> Iterator[Block]:
-        ids: list[int] = []
+        parts: list[Ids] = []
         spans: list[DocumentSpan] = []
+        filled = 0
         for document, tokens in self._tokenized(batch, totals):
-            at = 0
-            while at < len(tokens):
-                start = len(ids)
-                ids += tokens[at : at + self.block_size - start]
-                spans.append(DocumentSpan(document, start, len(ids), at, len(tokens)))
-                if not at and spans[-1].cut_after:
+            at, length = 0, len(tokens)
+            while at < length:
+                taken = min(self.block_size - filled, length - at)
+                parts.append(tokens[at : at + taken])
+                spans.append(DocumentSpan(document, filled, filled + taken, at, length))
+                if not at and taken < length:
                     totals.documents_split += 1
-                at += len(ids) - start
-                if len(ids) == self.block_size:
-                    yield self._block(ids, spans, totals)
-                    ids, spans = [], []
-        totals.tokens_dropped += len(ids)
+                at, filled = at + taken, filled + taken
+                if filled == self.block_size:
+                    yield self._block(parts, spans, totals)
+                    parts, spans, filled = [], [], 0
+        totals.tokens_dropped += filled
         totals.documents_dropped += sum(not span.cut_before for span in spans)
 
     def _single(self, batch: Iterator[str], totals: Totals) -> Iterator[Block]:
@@ -175,14 +175,17 @@ class LlamaFactoryPretrainEncoder:
                 tokens = tokens[offset : offset + self.block_size]
                 totals.documents_split += 1
                 totals.tokens_dropped += length - self.block_size
-            yield self._block(tokens, [DocumentSpan(document, 0, len(tokens), offset, length)], totals)
+            yield self._block([tokens], [DocumentSpan(document, 0, len(tokens), offset, length)], totals)
 
-    def _block(self, ids: list[int], spans: list[DocumentSpan], totals: Totals) -> Block:
+    def _block(self, parts: list[Ids], spans: list[DocumentSpan], totals: Totals) -> Block:
+        ids: list[int] = []
+        for part in parts:
+            ids += part.tolist()
         replaced = None
         if self.packing and self._with_bos:
             replaced, ids[0] = ids[0], int(self.tokenizer.bos_token_id)
         pad = self.tokenizer.pad_token_id
-        labels = [IGNORE if token == pad else token for token in ids]
+        labels = [IGNORE if token == pad else token for token in ids] if pad in ids else ids[:]
         block = Block(totals.blocks, ids, labels, tuple(spans), replaced)
         totals.count(block)
         return block
@@ -202,11 +205,11 @@ def _slices(texts: Iterator[str]) -> Iterator[list[str]]:
         yield taken
 
 
-def _check_unicode(text: str) -> None:
+def _check_unicode(text: str, number: int) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise EncodingError(
-            f"A document holds the lone surrogate U+{ord(text[error.start]):04X}, which no tokenizer can encode; "
-            "remove it from the data."
+            f"Document {number} holds the lone surrogate U+{ord(text[error.start]):04X}, which no tokenizer can encode: "
+            "remove it."
         ) from None
