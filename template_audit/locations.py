@@ -188,11 +188,10 @@ class _Places:
         if template not in self.literals:
             self.literals[template] = literals(template, self._variables())
         stream = comparison.reference
-        for run in literal_runs(stream, finding.reference.start, finding.reference.end):
-            line = line_of(self.literals[template], run.text, run.start, run.end, role_at(stream, run.at))
-            if line is not None:
-                return line
-        return None
+        run = next(literal_runs(stream, finding.reference.start, finding.reference.end), None)
+        if run is None:
+            return None
+        return line_of(self.literals[template], run.text, run.start, run.end, role_at(stream, run.at))
 
     def _variables(self) -> dict[str, str]:
         tokens = {name: getattr(self.model.tokenizer, name, None) for name in ("bos_token", "eos_token", "pad_token")}

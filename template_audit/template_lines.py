@@ -6,7 +6,8 @@ can make arbitrarily expensive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, NamedTuple
 
 from template_audit.stream import EncodedStream
@@ -14,6 +15,8 @@ from template_audit.stream import EncodedStream
 if TYPE_CHECKING:
     from jinja2 import nodes
 
+_BREAK = "\ue000"  # stands for a line break of the template within one of its strings
+_MOST = 2_000_000  # comparisons that a line is worth
 _PROMPT = "add_generation_prompt"
 
 
@@ -38,17 +41,22 @@ class Guard(NamedTuple):
 
 
 class Literal(NamedTuple):
-    """Text that a template writes by itself, the line on which it begins, and for whom it is written."""
+    """Text that a template writes by itself, the line on which it begins, and for whom it is written.
+
+    `breaks` are the places in `text` at which the template's own line ends: not where a ``\\n`` stands for one.
+    """
 
     line: int
     text: str
     guard: Guard = Guard()
+    breaks: tuple[int, ...] = ()
 
 
 def literals(template: str, variables: Mapping[str, str] | None = None) -> list[Literal]:
     """The literals of a template: its plain text, its strings, and `variables` where they are named.
 
-    None when it cannot be parsed. What is written as the generation prompt alone is not among them.
+    None when it cannot be parsed. What is written as the generation prompt alone is not among them, nor what
+    text is only compared with.
     """
     from datetime import UTC, datetime
 
@@ -58,9 +66,24 @@ def literals(template: str, variables: Mapping[str, str] | None = None) -> list[
 
     environment = ChatEnvironment(clock=datetime(2000, 1, 1, tzinfo=UTC), limit=0, restricted=False)
     try:
-        return list(_literals(environment.parse(template), variables or {}, Guard()))
+        found = list(_literals(environment.parse(template), variables or {}, Guard()))
+        breaks = {
+            (line, text.replace(_BREAK, "\n")): tuple(i for i, char in enumerate(text) if char == _BREAK)
+            for line, kind, value in environment.lex(template)
+            if kind == "string" and "\n" in value and _BREAK not in value
+            for text in [_meant(value[1:-1].replace("\n", _BREAK))]
+        }
     except (TemplateSyntaxError, RecursionError):
         return []
+    return [literal._replace(breaks=breaks.get(literal[:2], literal.breaks)) for literal in found]
+
+
+def _meant(string: str) -> str:
+    """What a Jinja string means: Python's escapes, the way that Jinja's lexer reads them."""
+    try:
+        return string.encode("ascii", "backslashreplace").decode("unicode-escape")
+    except UnicodeDecodeError:
+        return string
 
 
 def _literals(node: nodes.Node, variables: Mapping[str, str], guard: Guard) -> Iterator[Literal]:
@@ -70,12 +93,17 @@ def _literals(node: nodes.Node, variables: Mapping[str, str], guard: Guard) -> I
         for part, reached in _branches(node, guard):
             yield from _literals(part, variables, reached)
     elif isinstance(node, nodes.TemplateData):
-        yield Literal(node.lineno, node.data, guard)
+        breaks = tuple(i for i, char in enumerate(node.data) if char == "\n")
+        yield Literal(node.lineno, node.data, guard, breaks)
     elif isinstance(node, nodes.Const) and isinstance(node.value, str):
         yield Literal(node.lineno, node.value, guard)
     elif isinstance(node, nodes.Name) and node.name in variables:
         yield Literal(node.lineno, variables[node.name], guard)
-    else:
+    elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
+        yield from _literals(node.node.node, variables, guard)  # what a method of text is given is looked for
+    elif isinstance(node, nodes.Getitem):
+        yield from _literals(node.node, variables, guard)
+    elif not isinstance(node, (nodes.Compare, nodes.Test)):
         for child in node.iter_child_nodes():
             yield from _literals(child, variables, guard)
 
@@ -85,7 +113,8 @@ def _branches(node: nodes.If | nodes.CondExpr, guard: Guard) -> Iterator[tuple[n
     from jinja2 import nodes
 
     if isinstance(node, nodes.CondExpr):
-        yield node.expr1, guard.and_(_where(node.test))
+        if not (isinstance(node.test, nodes.Name) and node.test.name == _PROMPT):
+            yield node.expr1, guard.and_(_where(node.test))
         if node.expr2 is not None:
             yield node.expr2, guard.and_(_where(node.test, holds=False))
         return
@@ -167,19 +196,42 @@ def line_of(known: Sequence[Literal], run: str, start: int, end: int, role: str 
     `role` is that of the message: literals that are not for such messages are passed over.
     """
     blank = not run[start:end].strip()
-    best: tuple[bool, int] = (False, 0)
-    lines: set[int] = set()
+    texts = {literal.text for literal in known if literal.text}
+    if len(run) * len(texts) > _MOST:
+        return None
+    places = _tiling(run, texts)
+    whole: set[int] = set()
+    begun: set[int] = set()
     for literal in known:
         text = literal.text
         if not text or (not text.strip() and not blank) or not literal.guard.lets(role):
             continue
-        at = run.find(text, max(0, start - len(text) + 1))
-        if at < 0 or at > start or (start == end and at == start):
-            continue
-        rank = (at + len(text) >= end, len(text))
-        line = literal.line + text.count("\n", 0, start - at)
-        if rank > best:
-            best, lines = rank, {line}
-        elif rank == best:
-            lines.add(line)
+        for at in places.get(text, ()):
+            stop = at + len(text)
+            if at <= start < stop or (at < start == end == stop):
+                line = literal.line + sum(place < start - at for place in literal.breaks)
+                (whole if stop >= end else begun).add(line)
+    lines = whole or begun
     return lines.pop() if len(lines) == 1 else None
+
+
+def _tiling(run: str, texts: Set[str]) -> Mapping[str, list[int]]:
+    """Where each text can stand in `run` so that texts before and behind it make up the rest.
+
+    Where they cannot make up the run at all (a filter took blanks away, say) it is wherever each one stands.
+    """
+    from_here = {0}
+    places: dict[str, list[int]] = {}
+    for at in range(len(run)):
+        if at in from_here:
+            for text in texts:
+                if run.startswith(text, at):
+                    places.setdefault(text, []).append(at)
+                    from_here.add(at + len(text))
+    if len(run) not in from_here:
+        return {text: [found.start() for found in re.finditer(f"(?={re.escape(text)})", run)] for text in texts}
+    to_end = {len(run)}
+    for at, text in sorted(((at, text) for text, ats in places.items() for at in ats), reverse=True):
+        if at + len(text) in to_end:
+            to_end.add(at)
+    return {text: [at for at in ats if at + len(text) in to_end] for text, ats in places.items()}

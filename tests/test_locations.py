@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,14 @@ import pytest
 from template_audit import load_model
 from template_audit.audit import audit
 from template_audit.cli import main
+from template_audit.conversation import Conversation
+from template_audit.errors import EncodingError
 from template_audit.findings import FindingRecord
 from template_audit.keylines import json_key_line, yaml_entries
+from template_audit.model import Model
+from template_audit.model.chat_template import Renderer
 from template_audit.probes import probe
+from template_audit.stream import EncodedStream
 from template_audit.template_lines import Guard, Literal, line_of, literal_runs, literals
 from tests.builders import stream
 
@@ -90,10 +97,11 @@ KNOWN = [Literal(3, "<|im_start|>"), Literal(6, "<|im_end|>\n"), Literal(9, "<|i
     ("run", "part", "line"),
     [
         ("<|im_end|>\n<|im_start|>", "<|im_end|>", 6),
-        ("<|im_end|>\n<|im_start|>", "\n", 6),  # only one literal wrote that line break
+        ("<|im_end|>\n<|im_start|>", "\n", 6),
         ("<|im_end|>\n<|im_start|>", "<|im_end|>\n<|im_start|>", 6),  # its beginning
         ("<|im_start|>", "<|im_start|>", 3),
-        ("<|im_start|>assistant\n", "<|im_start|>", 9),  # the longer literal is the likelier
+        ("<|im_start|>assistant\n", "<|im_start|>", 9),  # the shorter one needs another to go on with
+        ("<|im_start|>assistant\n", "assistant", 9),
         ("somebody else's", "else", None),
     ],
 )
@@ -107,8 +115,29 @@ def test_a_literal_on_two_lines_is_nowhere_for_certain() -> None:
     assert line_of([Literal(5, "<|im_end|>"), Literal(5, "<|im_end|>")], "<|im_end|>", 0, 10) == 5
 
 
+def test_a_literal_stands_where_others_make_up_the_rest() -> None:
+    known = [Literal(1, "[|"), Literal(2, "[|end|]\n"), Literal(3, "\n")]
+    assert line_of(known, "[|end|]\n[|", 0, 10) == 2
+    assert line_of(known, "[|end|]\n[|", 8, 10) == 1
+    assert line_of(known, "[|end|]\n[|", 7, 8) == 2
+    assert line_of(known, "[|end|]\n", 2, 2) == 2  # an empty place within
+    assert line_of(known, "?[|", 1, 3) == 1  # what nothing wrote (a filter did): wherever it stands
+    assert line_of([Literal(n, "a" * n) for n in range(1, 3_000)], "a" * 10_000, 0, 1) is None  # not worth it
+
+
 def test_lines_within_a_literal_are_counted() -> None:
-    assert line_of([Literal(4, "You are.\nBe kind.\n")], "You are.\nBe kind.\n", 9, 16) == 5
+    escaped, broken, plain = (
+        literals(template)
+        for template in (
+            "{{ 'You are.\\nBe kind.\\n' }}",
+            "\n{{ 'You are.\\n\nBe kind.\n' }}",
+            "You are.\nBe kind.\n{{ x }}",
+        )
+    )
+    assert line_of(escaped, "You are.\nBe kind.\n", 9, 16) == 1
+    assert line_of(broken, "You are.\n\nBe kind.\n", 10, 17) == 3
+    assert line_of(broken, "You are.\n\nBe kind.\n", 0, 3) == 2
+    assert line_of(plain, "You are.\nBe kind.\n", 9, 16) == 2
 
 
 def test_literal_runs() -> None:
@@ -227,8 +256,6 @@ def test_special_tokens_are_entries_of_the_tokenizer_config(model_folder: Path) 
 
 
 def test_a_model_of_the_hub_is_named_by_its_repository(model_folder: Path) -> None:
-    from dataclasses import replace
-
     from template_audit.locations import located
 
     model = load_model("models/toy")
@@ -255,3 +282,55 @@ def test_a_training_config_points_at_its_own_lines(
     assert found["truncated-supervision"] == ("train.yaml", 4)
     assert found["missing-generation-tags"][0] == "models/toy/chat_template.jinja"
     assert places("template=gemma")["foreign-special-token"] == ("train.yaml", None)
+
+
+MARK = "☃"
+
+
+@pytest.mark.parametrize("name", ["chatml-generation", "exaone4-like", "qwen3-like", "mistral-like", "phi-like"])
+def test_the_named_line_wrote_the_text(name: str, tmp_path: Path) -> None:
+    """A mark that is put into the named line shows in the text that the finding is about, when rendered."""
+    folder = tmp_path / name
+    shutil.copytree(MODELS / name, folder)
+    for key, text in load_model(folder).chat_templates.items():
+        file = folder / ("chat_template.jinja" if key == "default" else f"additional_chat_templates/{key}.jinja")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    model = load_model(folder)
+    report = audit(model, subject="llamafactory:llama3")
+    comparisons = {comparison.conversation.id: comparison for comparison in report.comparisons}
+    proven = 0
+    for finding in report.findings:
+        path, line = place(finding)
+        if finding.reference is None or finding.conversation is None or line is None or not path.endswith(".jinja"):
+            continue
+        comparison = comparisons[finding.conversation]
+        assert isinstance(comparison.reference, EncodedStream)
+        run = next(literal_runs(comparison.reference, finding.reference.start, finding.reference.end))
+        begin = run.at - run.start
+        marks = _marks(model, comparison.conversation, line, comparison.reference.text)
+        assert any(begin <= mark <= begin + run.end for mark in marks), (finding, line)
+        proven += 1
+    assert proven > 10
+
+
+def _marks(model: Model, conversation: Conversation, line: int, text: str) -> list[int]:
+    """Where in `text` marks come out that are put, one after the other, into the strings and the text of a line."""
+    template = model.template_for(bool(conversation.tools)) or ""
+    lines = template.split("\n")
+    outside = re.sub(r"\{[{%].*?[%}]\}", lambda found: "\0" * len(found[0]), lines[line - 1])
+    ends = [found.end() for found in re.finditer(r"['\"](?=[^'\"])|bos_token|eos_token", lines[line - 1])]
+    ends += [found.start() for found in re.finditer(r"[^\0\s]", outside)]
+    out = []
+    for at in ends:
+        named = lines[line - 1][:at].endswith("_token")
+        marked = f"{lines[line - 1][:at]}{' ~ ' + repr(MARK) if named else MARK}{lines[line - 1][at:]}"
+        changed = "\n".join([*lines[: line - 1], marked, *lines[line:]])
+        templates = {key: changed if value == template else value for key, value in model.chat_templates.items()}
+        try:
+            shown = Renderer(replace(model, chat_templates=templates)).render(conversation).text
+        except EncodingError:
+            continue
+        if shown.replace(MARK, "") == text:
+            out += [found.start() - number for number, found in enumerate(re.finditer(MARK, shown))]
+    return out
