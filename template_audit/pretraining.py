@@ -15,7 +15,7 @@ import msgspec
 
 from template_audit.blocks import Block, Separator, Totals
 from template_audit.config import Config, Ignore, Suppressed, versionless
-from template_audit.errors import UsageError
+from template_audit.errors import DataError, UsageError
 from template_audit.findings import (
     SCHEMA_VERSION,
     SEVERITIES,
@@ -291,7 +291,8 @@ def audit_pretraining(
 
     `config` is that of `template_audit.config`; `severities` and `fail_on` go before it. `training_config` is the
     file that describes the run, where there is one: findings point at its lines.
-    Raises UsageError when there is no such block, and EncodingError where the framework raises.
+    Raises UsageError when there is no such block, DataError when there are no documents, and
+    EncodingError where the framework raises.
     """
     from template_audit.locations import RunFile, located
     from template_audit.rules import all_rules
@@ -303,6 +304,8 @@ def audit_pretraining(
     for made in encoder.blocks(documents, totals):
         if made.index == block:
             kept = made
+    if not totals.documents:
+        raise DataError("The data sets hold no documents: there is nothing to pre-train on.")
     if block is not None and kept is None:
         raise UsageError(f"There is no block {block}; this data set gives {totals.blocks}, counted from 0.")
     case = PretrainCase(encoder.model, encoder, totals, turn_ends(encoder.model))

@@ -148,5 +148,5 @@ def run_subject(
     why = f"{run.config} says `template: {'null' if run.template is None else run.template}`"
     why += f"; {_SHOWN[run.stage]}." if run.stage in _SHOWN else "."
     reader = config_readers()[run.framework]
-    why = " ".join([why, *reader.run_remarks(run, subject)])
+    why = " ".join([why, *run.remarks, *reader.run_remarks(run, subject)])
     return RunSubject(subject, why, [*load_probes(model), *reader.first_rows(run, subject, rows)])

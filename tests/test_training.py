@@ -154,6 +154,19 @@ def test_every_turn_of_a_row_belongs_to_its_message() -> None:
                 assert stream.text[piece.start : piece.end] in (row.messages[piece.origin.message].content or "")
 
 
+@pytest.mark.usefixtures("in_root")
+def test_what_is_not_followed_is_said() -> None:
+    asked = ["mix_strategy=interleave_under", "val_size=0.1", "streaming=false", "eval_dataset=identity"]
+    run = read_training_run(SFT, asked)
+    assert run.remarks == (
+        'Not followed here: `mix_strategy: "interleave_under"` (data sets are read whole, one after another), '
+        '`eval_dataset: "identity"` (only the training data is read), `val_size: 0.1` (rows that go to evaluation '
+        "count as trained).",
+    )
+    assert run.remarks[0] in run_subject(run, load_model(run.model), rows=1).why
+    assert read_training_run(SFT, ["mix_strategy=concat", "val_size=0"]).remarks == ()
+
+
 PAIRS = [
     {"instruction": "a", "input": "", "chosen": "yes", "rejected": "a much longer no", "label": True},
     {"instruction": "b", "input": "", "chosen": "yes", "rejected": "no", "label": False},

@@ -180,4 +180,5 @@ def _pretraining(given: Inputs, run: TrainingRun, encoder: str, config: Config) 
         run.datasets, dataset_dir=run.dataset_dir, max_samples=run.max_samples, seed=run.seed
     )
     why = f"{run.config} says `template: {'null' if run.template is None else run.template}`, stage pt."
+    why = " ".join([why, *run.remarks])
     return audit_pretraining(chosen, documents, why=why, config=config, training_config=run.config)

@@ -117,7 +117,8 @@ class TrainingRun:
     `stage` is ``sft``, ``pt`` or a preference stage in the framework's own words. `dataset_dir` is a
     folder, or the framework's own description of data sets. `batch_size` is the number of rows that
     the framework processes at a time, where its result depends on it.
-    `seed` is what rows are drawn with.
+    `seed` is what rows are drawn with. `remarks` say what else the config asks for that an audit of it
+    does not follow.
     """
 
     framework: str
@@ -134,6 +135,7 @@ class TrainingRun:
     seed: int = 42
     batch_size: int = 1000
     resizes_vocabulary: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 @runtime_checkable

@@ -147,6 +147,26 @@ def bos_overwrites_token(case: PretrainCase) -> Iterator[Hit]:
 
 
 @rule(
+    "no-training-examples",
+    severity="error",
+    group=_GROUP,
+    scope="pretraining",
+    what="All documents together fill no block.",
+    why="What does not fill a block is dropped, so nothing is left to train on: the run stops before its first step, "
+    "or trains on nothing.",
+    advice="Lower cutoff_len, raise preprocessing_batch_size, use fewer preprocessing workers, or give more documents.",
+)
+def no_training_examples(case: PretrainCase) -> Iterator[Hit]:
+    """There are documents and no block."""
+    totals = case.totals
+    if totals.documents and not totals.blocks:
+        yield Hit(
+            f"No block is made of {totals.documents:,} documents with {totals.tokens:,} tokens; a block takes "
+            f"{case.encoder.block_size:,} tokens of one map batch."
+        )
+
+
+@rule(
     "remainder-dropped",
     severity="info",
     group=_GROUP,
@@ -167,7 +187,7 @@ def remainder_dropped(case: PretrainCase) -> Iterator[Hit]:
     else:
         message = f"{totals.tokens_dropped:,} tokens that fill no block are dropped ({share} of all)"
         message += f", {totals.documents_dropped:,} whole documents among them." if totals.documents_dropped else "."
-    yield Hit(message, severity="warning" if not totals.blocks else None)
+    yield Hit(message)
 
 
 @rule(

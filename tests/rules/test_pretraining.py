@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from template_audit.errors import DataError
 from template_audit.pretraining import PretrainEncoder, PretrainReport, audit_pretraining, load_pretrain_encoder
 from template_audit.rules import all_rules
 from tests.frameworks.llamafactory.data_vectors import model
@@ -25,7 +26,7 @@ def report(
 def fires(name: str, found: PretrainReport) -> str:
     """The message of the one finding of this rule."""
     (finding,) = (finding for finding in found.findings if finding.rule == name)
-    assert finding.severity == all_rules()[name].severity or name == "remainder-dropped"
+    assert finding.severity == all_rules()[name].severity
     FIRED.add(name)
     return finding.message
 
@@ -76,10 +77,21 @@ def test_remainder_dropped() -> None:
     silent("remainder-dropped", report(SHORT, cutoff_len=64, packing=False))
 
 
-def test_a_data_set_that_fills_no_block_is_graver() -> None:
-    (finding,) = (f for f in report(SHORT, cutoff_len=2000).findings if f.rule == "remainder-dropped")
-    assert finding.severity == "warning"
-    assert "3 whole documents" in finding.message
+def test_no_training_examples() -> None:
+    """LLaMA-Factory stops on such a data set with "Cannot find sufficient samples" (data/loader.py)."""
+    found = report(SHORT, cutoff_len=2000)
+    message = fires("no-training-examples", found)
+    assert message.startswith("No block is made of 3 documents with")
+    assert "a block takes 2,000 tokens" in message
+    assert "3 whole documents" in fires("remainder-dropped", found)
+    assert found.exit_code == 1
+    silent("no-training-examples", report(SHORT, cutoff_len=2000, packing=False))
+    silent("no-training-examples", report(LONG))
+
+
+def test_a_data_set_without_documents_is_no_clean_one() -> None:
+    with pytest.raises(DataError, match="no documents"):
+        report([])
 
 
 def test_document_split() -> None:

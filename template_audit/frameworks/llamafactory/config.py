@@ -6,6 +6,7 @@ hparams/{data,model,finetuning}_args.py for names, types and defaults.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,16 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 # Options of the model that change the tokenizer before the data is encoded (model/loader.py, model/patcher.py)
 _NOT_IMITATED = ("split_special_tokens", "add_tokens", "add_special_tokens", "new_special_tokens_config")
+# Options of the data that change which rows are trained and in what order (data/loader.py, data/data_utils.py)
+_DATA_NOT_IMITATED: Mapping[str, str] = {
+    "mix_strategy": "data sets are read whole, one after another",
+    "streaming": "rows are read in their order, and batches are those of a data set that is not streamed",
+    "tokenized_path": "rows are encoded, not read from there",
+    "eval_dataset": "only the training data is read",
+    "val_size": "rows that go to evaluation count as trained",
+    "media_dir": "images, videos and audio are not read",
+}
+_WITHOUT_EFFECT: Mapping[str, Any] = {"mix_strategy": "concat"}
 # `stage: dpo` reads a preference data set with the processor of reward models (train/dpo/workflow.py)
 _DATA_STAGE = {"dpo": "rm"}
 
@@ -88,7 +99,18 @@ def training_run(config: Mapping[str, Any], path: Path) -> TrainingRun:
         batch_size=config.get("preprocessing_batch_size", 1000),
         resizes_vocabulary=config.get("resize_vocab", False),
         config=path,
+        remarks=_remarks(config),
     )
+
+
+def _remarks(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """One sentence on the options that are set and not followed here; none when there are none."""
+    found = [
+        f"`{key}: {json.dumps(config[key], default=str)}` ({instead})"
+        for key, instead in _DATA_NOT_IMITATED.items()
+        if config.get(key) and config[key] != _WITHOUT_EFFECT.get(key)
+    ]
+    return (f"Not followed here: {', '.join(found)}.",) if found else ()
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -210,6 +210,6 @@ def _check_unicode(text: str, number: int) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise EncodingError(
-            f"Document {number} holds the lone surrogate U+{ord(text[error.start]):04X}, which no tokenizer can encode: "
-            "remove it."
+            f"Document {number} holds the lone surrogate U+{ord(text[error.start]):04X}, which no tokenizer "
+            "can encode; remove it."
         ) from None
