@@ -129,7 +129,8 @@ class _Places:
     def _about_model(self, finding: Finding) -> bool:
         from template_audit.rules import all_rules
 
-        return all_rules()[finding.rule].group in _OF_THE_MODEL or finding.rule in _ALSO_OF_THE_MODEL
+        rule = all_rules().get(finding.rule)
+        return finding.rule in _ALSO_OF_THE_MODEL or (rule is not None and rule.group in _OF_THE_MODEL)
 
     def _in_files(self, finding: Finding) -> Location:
         wanted = list(_KEYS[finding.rule])
