@@ -73,7 +73,9 @@ def load_model(
         id=location.id,
         revision=location.revision,
         path=folder / location.gguf if location.gguf else folder,
-        files=tuple(sorted(hashed_files(location, with_code=trust_remote_code) + gguf_files, key=lambda file: file.path)),
+        files=tuple(
+            sorted(hashed_files(location, with_code=trust_remote_code) + gguf_files, key=lambda file: file.path)
+        ),
         tokenizer=tokenizer,
         chat_templates=used,
         template_sources=mark_winners(sources, used),

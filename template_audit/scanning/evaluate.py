@@ -15,14 +15,18 @@ from template_audit.audit import Examiner, by_key
 from template_audit.conversation import Conversation
 from template_audit.errors import DataError, EncodingError
 from template_audit.findings import Severity
+from template_audit.ids import IdsEncoder
 from template_audit.results import Comparison
-from template_audit.rules.control import control_tokens
+from template_audit.rules.control import ControlTokens, control_tokens
 from template_audit.rules.interface import ModelCase, Rule
-from template_audit.scanning.structure import Structure, structure_of
+from template_audit.scanning.patterns import Patterns, pattern_of
+from template_audit.scanning.structure import Structure, plain_row
 from template_audit.stream import IGNORE, EncodedStream
 
 EXAMPLES = 2
 """So many rows of a structure go through the rules before their findings hold for all others."""
+_FIRST = 32
+"""Rows at the beginning that are encoded with their streams."""
 _STRUCTURES = 4096
 """Structures that are remembered at a time."""
 
@@ -76,12 +80,15 @@ class Evaluator:
     checked: Callable[[int], bool]
     by_structure: bool = True
     mistrusted: bool = False
-    in_full: int = 0
+    rows_in_full: int = 0
     """Rows that went through the rules."""
     _known: dict[Structure, _Known] = field(default_factory=dict)
     _always: tuple[Rule, ...] = ()
     _reading: tuple[Rule, ...] = ()
     _of_model: tuple[Rule, ...] = ()
+    _control: ControlTokens = field(init=False)
+    _patterns: Patterns = field(init=False)
+    _short: bool = field(init=False)
 
     def __post_init__(self) -> None:
         model = self.examiner.model
@@ -89,19 +96,63 @@ class Evaluator:
         self._reading = tuple(rule for rule in rules if rule.reads == "structure")
         self._always = tuple(rule for rule in rules if rule.reads != "structure")
         self._of_model = tuple(rule for rule in self.examiner.in_scope("model") if rule.reads == "structure")
+        reference, subject = self.examiner.reference, self.examiner.subject
+        self._control = control_tokens(model, subject)
+        self._patterns = Patterns(self._control, subject.options.get("cutoff_len"))
+        quick = isinstance(reference, IdsEncoder) and isinstance(subject, IdsEncoder)
+        self._short = self.by_structure and not self._always and quick
 
     def evaluate(self, rows: Sequence[tuple[int, Conversation | DataError]]) -> list[Evaluated]:
         """What became of every row. Rows are pairs of a number and a conversation, or why there is none."""
-        talks = [row for _, row in rows if isinstance(row, Conversation)]
-        theirs = iter(self.examiner.reference.encode_batch(talks, keep_errors=True))
-        ours = iter(self.examiner.subject.encode_batch(talks, keep_errors=True))
-        out: list[Evaluated] = []
+        out: dict[int, Evaluated] = {}
+        talks: list[tuple[int, Conversation]] = []
         for number, row in rows:
-            if isinstance(row, DataError):
-                out.append(Evaluated("bad", reason=str(row)))
+            if isinstance(row, Conversation):
+                talks.append((number, row))
             else:
-                out.append(self._row(number, row, next(theirs), next(ours)))
-        return out
+                out[number] = Evaluated("bad", reason=str(row))
+        rest = talks
+        if self._short and not self._patterns:  # the first rows make the patterns that the others may fit
+            self._in_full(talks[:_FIRST], out)
+            rest = talks[_FIRST:]
+        if self._short and self._patterns and rest:
+            rest = self._by_ids(rest, out)
+        self._in_full(rest, out)
+        return [out[number] for number, _ in rows]
+
+    def _by_ids(
+        self, rows: Sequence[tuple[int, Conversation]], out: dict[int, Evaluated]
+    ) -> list[tuple[int, Conversation]]:
+        """Evaluate the rows that fit a pattern, by their ids; returns the others."""
+        reference, subject = self.examiner.reference, self.examiner.subject
+        assert isinstance(reference, IdsEncoder)
+        assert isinstance(subject, IdsEncoder)
+        talks = [talk for _, talk in rows]
+        theirs, ours = reference.encode_ids_batch(talks), subject.encode_ids_batch(talks)
+        lengths, others, trained = ours.lengths.tolist(), theirs.lengths.tolist(), ours.trained.tolist()
+        rest = []
+        for index, verdict in enumerate(self._patterns.fit(talks, theirs, ours)):
+            number, talk = rows[index]
+            if verdict is None:
+                rest.append((number, talk))
+                continue
+            found = Evaluated("compared", *verdict, None, others[index], lengths[index], trained[index])
+            out[number] = found
+            if self.checked(number):
+                looked: dict[int, Evaluated] = {}
+                self._in_full([(number, talk)], looked)
+                self.mistrusted = self.mistrusted or looked[number] != found
+        return rest
+
+    def _in_full(self, rows: Sequence[tuple[int, Conversation]], out: dict[int, Evaluated]) -> None:
+        """Evaluate rows with both streams of each."""
+        if not rows:
+            return
+        talks = [talk for _, talk in rows]
+        theirs = self.examiner.reference.encode_batch(talks, keep_errors=True)
+        ours = self.examiner.subject.encode_batch(talks, keep_errors=True)
+        for (number, talk), reference, subject in zip(rows, theirs, ours, strict=True):
+            out[number] = self._row(number, talk, reference, subject)
 
     def _row(
         self,
@@ -134,14 +185,12 @@ class Evaluator:
     def _verdict(
         self, number: int, conversation: Conversation, reference: EncodedStream, subject: EncodedStream
     ) -> Verdict:
-        structure = None
+        plain = None
         if self.by_structure:
-            examiner = self.examiner
-            control = control_tokens(examiner.model, examiner.subject)
-            limit = examiner.subject.options.get("cutoff_len")
-            structure = structure_of(conversation, reference, subject, control, limit)
-        if structure is None:
+            plain = plain_row(conversation, reference, subject, self._control, self._patterns.limit)
+        if plain is None:
             return self._look(conversation, reference, subject).joined
+        structure = plain.structure
         known = self._known.get(structure)
         if known is None:
             if len(self._known) >= _STRUCTURES:
@@ -152,6 +201,10 @@ class Evaluator:
             self._compare(known.verdict, looked.verdict)
             known.verdict = looked.verdict
             known.seen += 1
+            if known.seen == EXAMPLES and self._short:
+                pattern = pattern_of(plain, looked.verdict, reference, subject, self._control)
+                if pattern is not None:
+                    self._patterns.add(conversation, pattern)
             return looked.joined
         if self.checked(number):
             self._compare(known.verdict, self._look(conversation, reference, subject).verdict)
@@ -166,7 +219,7 @@ class Evaluator:
 
     def _look(self, conversation: Conversation, reference: EncodedStream, subject: EncodedStream) -> _Looked:
         """The row through every rule."""
-        self.in_full += 1
+        self.rows_in_full += 1
         alignment = compare(reference, subject)
         hits = self._hits(self._reading, conversation, alignment, of_model=True)
         differing = sum(

@@ -41,7 +41,7 @@ _OPENERS = "<[◁"
 _UNCLOSED = re.compile(r"[<\[◁][^>\]▷]*\Z")
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """A message's own text: the piece, and tokens that lie wholly in it, on both sides the same."""
 
     piece: Piece
@@ -53,56 +53,61 @@ class _NotPlain(Exception):
     pass
 
 
-def structure_of(
+class Plain(NamedTuple):
+    """A plain row: its structure, and its runs in the reference and in the subject."""
+
+    structure: Structure
+    theirs: list[Run]
+    runs: list[Run]
+
+
+def plain_row(
     conversation: Conversation, reference: EncodedStream, subject: EncodedStream, control: ControlTokens, limit: Any
-) -> Structure | None:
-    """The structure of a row, or None when the row is not plain. `limit` is the subject's length limit."""
+) -> Plain | None:
+    """The row with its structure, or None when it is not plain. `limit` is the subject's length limit."""
     if isinstance(limit, int) and len(subject.input_ids) >= limit:
         return None
     if any("cutoff" in note for note in subject.notes) or may_hold_placeholder(subject.text):
         return None
+    asked_for = asked(conversation)
+    if asked_for is None:
+        return None
     try:
-        return (
-            _asked(conversation),
-            *_streams(reference, subject, control),
-            reference.notes,
-            subject.notes,
-        )
+        theirs, ours = _pairs(reference, subject, control)
+        sides = _outside(reference, theirs), _outside(subject, ours), tuple(_prompts(reference, theirs))
     except _NotPlain:
         return None
+    return Plain((asked_for, *sides, reference.notes, subject.notes), theirs, ours)
 
 
-def _asked(conversation: Conversation) -> tuple[Any, ...]:
-    """Roles and fields of the conversation."""
-    asked: list[Any] = [bool(conversation.tools)]
+def asked(conversation: Conversation) -> tuple[Any, ...] | None:
+    """Roles and fields of a conversation; None when it has tool calls."""
+    found: list[Any] = [bool(conversation.tools)]
     for message in conversation.messages:
         if message.tool_calls:
-            raise _NotPlain
-        asked.append((message.role, _kind(message.content), _kind(message.reasoning)))
-    return tuple(asked)
+            return None
+        found.append((message.role, _kind(message.content), _kind(message.reasoning)))
+    return tuple(found)
 
 
 def _kind(text: str | None) -> str:
     return "none" if text is None else "text" if text.strip() else "blank" if text else "empty"
 
 
-def _streams(reference: EncodedStream, subject: EncodedStream, control: ControlTokens) -> tuple[Any, ...]:
+def _pairs(reference: EncodedStream, subject: EncodedStream, control: ControlTokens) -> tuple[list[Run], list[Run]]:
+    """The runs of both sides, pair by pair."""
     theirs, ours = _runs(reference), _runs(subject)
     if len(theirs) != len(ours):
         raise _NotPlain
     for place, (a, b) in enumerate(zip(theirs, ours, strict=True)):
         theirs[place], ours[place] = _same(reference, a, subject, b, control)
-    return (
-        _outside(reference, theirs),
-        _outside(subject, ours),
-        tuple(_prompts(reference, theirs)),
-    )
+    return theirs, ours
 
 
-def _runs(stream: EncodedStream) -> list[_Run]:
+def _runs(stream: EncodedStream) -> list[Run]:
     spans = stream.spans
     starts = [start for start, _ in spans]
-    runs: list[_Run] = []
+    runs: list[Run] = []
     for piece in stream.pieces:
         start, end, origin = piece
         if origin.field not in _OWN or origin.message is None or origin.derived or start >= end:
@@ -114,13 +119,13 @@ def _runs(stream: EncodedStream) -> list[_Run]:
             last -= 1
         if first >= last:
             raise _NotPlain
-        runs.append(_Run(piece, first, last))
+        runs.append(Run(piece, first, last))
     return runs
 
 
 def _same(
-    reference: EncodedStream, theirs: _Run, subject: EncodedStream, ours: _Run, control: ControlTokens
-) -> tuple[_Run, _Run]:
+    reference: EncodedStream, theirs: Run, subject: EncodedStream, ours: Run, control: ControlTokens
+) -> tuple[Run, Run]:
     """The runs without a few tokens at one end in which the sides differ.
 
     Raises unless both sides have the same text, the rest of it in the same ids, and nothing in it that
@@ -140,17 +145,17 @@ def _same(
         ids = subject.input_ids[ours.start : ours.end]
         if ids != reference.input_ids[theirs.start : theirs.end] or _lead(subject, ours) != _lead(reference, theirs):
             raise _NotPlain
-    if not control.special.isdisjoint(ids) or max(ids) >= control.size or _telling(text):
+    if not control.special.isdisjoint(ids) or max(ids) >= control.size or is_telling(text):
         raise _NotPlain
     return theirs, ours
 
 
-def _lead(stream: EncodedStream, run: _Run) -> int:
+def _lead(stream: EncodedStream, run: Run) -> int:
     """How many characters of the piece stand before its run."""
     return stream.spans[run.start][0] - run.piece.start
 
 
-def _trimmed(one: EncodedStream, a: _Run, other: EncodedStream, b: _Run) -> tuple[_Run, _Run]:
+def _trimmed(one: EncodedStream, a: Run, other: EncodedStream, b: Run) -> tuple[Run, Run]:
     """Two runs of one text without the few tokens at its ends that differ."""
     ids, others = one.input_ids[a.start : a.end], other.input_ids[b.start : b.end]
     for i in range(min(_EDGE, len(ids))):
@@ -167,21 +172,21 @@ def _trimmed(one: EncodedStream, a: _Run, other: EncodedStream, b: _Run) -> tupl
     raise _NotPlain
 
 
-def _stands_apart(stream: EncodedStream, run: _Run) -> bool:
+def _stands_apart(stream: EncodedStream, run: Run) -> bool:
     """True when no token beside the run shares a character with it, as the bytes of one character do."""
     spans = stream.spans
     before = run.start == 0 or spans[run.start - 1][1] <= spans[run.start][0]
     return before and (run.end == len(spans) or spans[run.end - 1][1] <= spans[run.end][0])
 
 
-def _telling(text: str) -> bool:
+def is_telling(text: str) -> bool:
     """True for text that holds what rules look for, or ends in what may be its beginning."""
     if not any(opener in text for opener in _OPENERS):
         return False
     return bool(MARKER.search(text) or THOUGHT.search(text) or _UNCLOSED.search(text, max(0, len(text) - _LONGEST)))
 
 
-def _outside(stream: EncodedStream, runs: Sequence[_Run]) -> tuple[Any, ...]:
+def _outside(stream: EncodedStream, runs: Sequence[Run]) -> tuple[Any, ...]:
     """Everything of a stream but the tokens of the runs."""
     ids, labels, spans, text = stream.input_ids, stream.labels, stream.spans, stream.text
     out: list[Any] = []
@@ -226,7 +231,7 @@ def _trained(ids: list[int], labels: list[int]) -> bool:
     raise _NotPlain
 
 
-def _pieces(stream: EncodedStream, runs: Sequence[_Run], bases: Sequence[tuple[int, int]]) -> list[Any]:
+def _pieces(stream: EncodedStream, runs: Sequence[Run], bases: Sequence[tuple[int, int]]) -> list[Any]:
     """Origins of all pieces, with their ends by the run before them."""
     out: list[Any] = []
     run = 0
@@ -240,7 +245,7 @@ def _pieces(stream: EncodedStream, runs: Sequence[_Run], bases: Sequence[tuple[i
     return out
 
 
-def _prompts(reference: EncodedStream, runs: Sequence[_Run]) -> list[Any]:
+def _prompts(reference: EncodedStream, runs: Sequence[Run]) -> list[Any]:
     """What inference shows before each answer, beyond the runs that come before it."""
     out: list[Any] = []
     for prompt in reference.prompts:

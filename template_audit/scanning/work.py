@@ -94,14 +94,14 @@ class Worker:
 
     def __call__(self, chunk: Chunk) -> Done:
         tally = Tally(self.ignores)
-        before = self.evaluator.in_full
+        before = self.evaluator.rows_in_full
         rows = [(number, conversation_of(item)) for number, _, item in chunk.rows]
         for (number, row), found in zip(rows, self.evaluator.evaluate(rows), strict=True):
             if isinstance(row, Conversation):
                 tally.add(number, row.id, found, tools=bool(row.tools))
             else:
                 tally.add(number, "", found)
-        return Done(tally, self.evaluator.in_full - before, self.evaluator.mistrusted)
+        return Done(tally, self.evaluator.rows_in_full - before, self.evaluator.mistrusted)
 
 
 class Pool(AbstractContextManager["Pool"]):

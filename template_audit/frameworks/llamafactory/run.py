@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -101,7 +102,9 @@ def _data_sets(
         files = local_files(attributes, folder)
         yield (
             attributes,
-            sampled_rows(files, attributes.split, attributes.num_samples, run.max_samples, random, strict=strict),
+            sampled_rows(
+                files, attributes.split_of_files, attributes.num_samples, run.max_samples, random, strict=strict
+            ),
         )
 
 
@@ -175,15 +178,25 @@ def example_of_foreign_row(
     """
     if format not in ("alpaca", "sharegpt", "openai"):
         return None
-    given: dict[str, Any] = {key: key for key in ("system", "tools", "history") if key in data}
-    if format == "openai":
-        given = {**_OPENAI_TAGS, **given}
-    elif format == "sharegpt":
-        given["messages"] = next((key for key in ("conversations", "messages", "conversation") if key in data), "")
-    attributes = replace(DatasetAttributes(name=name, load_from="file", location=name), formatting=format, **given)
+    messages = ""
+    if format == "sharegpt":
+        messages = next((key for key in ("conversations", "messages", "conversation") if key in data), "")
+    given = tuple(key for key in ("system", "tools", "history") if key in data)
+    attributes = _documented_attributes(format, given, messages)
     columns = (attributes.prompt, attributes.query, attributes.response) if format == "alpaca" else ()
     row = {**{column: None for column in columns if column}, **arrow_rows([dict(data)])[0]}
     return example_of_row(row, attributes, behaviours, "sft", name)
+
+
+@cache
+def _documented_attributes(format: str, columns: tuple[str, ...], messages: str) -> DatasetAttributes:
+    """What the documentation says of a format, for rows with these optional columns."""
+    given: dict[str, Any] = {key: key for key in columns}
+    if format == "openai":
+        given = {**_OPENAI_TAGS, **given}
+    elif format == "sharegpt":
+        given["messages"] = messages
+    return replace(DatasetAttributes(name=format, load_from="file", location=format), formatting=format, **given)
 
 
 def _neutral_row(row: Mapping[str, Any], attributes: DatasetAttributes) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""The short ways of a scan give what the rules give: on every row, one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from template_audit import load_encoder, load_model
+from template_audit.audit import Examiner
+from template_audit.conversation import Conversation
+from template_audit.datasets import read_conversations
+from template_audit.model import Model
+from template_audit.rules import all_rules
+from template_audit.scanning.evaluate import Evaluated, Evaluator
+from tests.scanning.varied import numbered, varied
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared"
+ROWS = int(os.environ.get("TEMPLATE_AUDIT_VARIED_ROWS", "60"))
+
+PAIRS = [
+    ("qwen25-like", "llamafactory:qwen"),
+    ("llama3-like", "llamafactory:llama3"),
+    ("exaone35-like", "llamafactory:llama3"),
+    ("exaone35-like", "llamafactory:exaone"),
+    ("mistral-like", "llamafactory:mistral"),
+    ("gemma-like", "llamafactory:gemma"),
+    ("chatml-generation", "llamafactory:qwen"),
+    ("qwen3-like", "llamafactory:qwen3"),
+    ("hermes-like", "llamafactory:alpaca"),
+]
+REAL = [
+    ("qwen2.5-instruct", "llamafactory:qwen"),
+    ("exaone-3.5-2.4b-instruct", "llamafactory:llama3"),
+    ("mistral-7b-instruct-v0.2", "llamafactory:mistral"),
+    ("phi-3-mini", "llamafactory:phi"),
+    ("yi-6b-chat", "llamafactory:alpaca"),
+]
+
+
+@cache
+def loaded(name: str) -> Model:
+    folder = ROOT / "fixtures" / "models" / name
+    if not folder.is_dir():
+        folder = SHARED / "models" / name
+    if not folder.is_dir():
+        pytest.skip(f"../shared/models/{name} is absent")
+    return load_model(str(folder))
+
+
+def examiner(model: Model, spec: str, **options: int) -> Examiner:
+    return Examiner(model, load_encoder("chat-template", model), load_encoder(spec, model, **options), all_rules(), {})
+
+
+def both_ways(examined: Examiner, rows: Sequence[Conversation]) -> tuple[list[Evaluated], list[Evaluated], Evaluator]:
+    """Every row through every rule; the same by structure and by ids; and who did the latter."""
+    whole = Evaluator(examined, lambda number: False, by_structure=False)
+    short = Evaluator(examined, lambda number: False)
+    chunks = [numbered(rows)[at : at + 64] for at in range(0, len(rows), 64)]
+    found = [one for chunk in chunks for one in short.evaluate(chunk)]
+    return [one for chunk in chunks for one in whole.evaluate(chunk)], found, short
+
+
+@pytest.mark.parametrize(("name", "spec"), PAIRS)
+def test_varied_rows(name: str, spec: str) -> None:
+    rows = [*varied(ROWS, seed=1), *varied(ROWS, seed=2, odd=0.02)]
+    expected, found, short = both_ways(examiner(loaded(name), spec), rows)
+    wrong = [(row, a, b) for row, a, b in zip(rows, expected, found, strict=True) if a != b]
+    assert not wrong, wrong[0]
+    assert not short.mistrusted
+
+
+@pytest.mark.parametrize(("name", "spec"), PAIRS[:3])
+def test_rows_at_the_length_limit(name: str, spec: str) -> None:
+    rows = list(varied(ROWS, seed=3, odd=0.02))
+    expected, found, _ = both_ways(examiner(loaded(name), spec, cutoff_len=48), rows)
+    assert found == expected
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "spec"), REAL)
+@pytest.mark.parametrize("data", ["alpaca_en_demo.json", "identity.json", "glaive_toolcall_en_demo.json"])
+def test_real_data(name: str, spec: str, data: str) -> None:
+    if not (SHARED / "data" / data).is_file():
+        pytest.skip(f"../shared/data/{data} is absent")
+    rows = read_conversations(SHARED / "data" / data, limit=ROWS)
+    expected, found, short = both_ways(examiner(loaded(name), spec), rows)
+    assert found == expected
+    assert not short.mistrusted
+
+
+@pytest.mark.shared
+def test_few_rows_go_through_the_rules() -> None:
+    if not (SHARED / "data").is_dir():
+        pytest.skip("../shared/data is absent")
+    rows = read_conversations(SHARED / "data" / "alpaca_en_demo.json", limit=400)
+    short = Evaluator(examiner(loaded("qwen2.5-instruct"), "llamafactory:qwen"), lambda number: False)
+    short.evaluate(numbered(rows))
+    assert short.rows_in_full < 20
+
+
+def test_a_wrong_structure_is_noticed() -> None:
+    """A row that is looked at both ways and shows something else marks the evaluator."""
+    rows = [row for row in varied(400, seed=5, odd=0.0) if len(row.messages) == 2 and row.tools is None]
+    short = Evaluator(examiner(loaded("qwen25-like"), "llamafactory:qwen"), lambda number: True)
+    short.evaluate(numbered(rows[:40]))
+    assert not short.mistrusted
+    for known in short._known.values():
+        assert known.verdict is not None
+        known.verdict = known.verdict._replace(differing=known.verdict.differing + 1)
+    short._patterns._by_key.clear()
+    short._short = False
+    short.evaluate(numbered(rows[40:80]))
+    assert short.mistrusted
