@@ -52,7 +52,7 @@ def frames(model: Model, seen: Shown, registry: Registry) -> list[Frame]:
     """Every way to cut what `seen` shows that keeps all of the text of the first turn."""
     kinds = {spec.kind for spec in registry.templates.values()}
     found: dict[Frame, None] = {}
-    for end, head, efficient in _splits(seen):
+    for end, head, efficient in _splits(model, seen):
         if not seen.first.endswith(head):
             continue
         for frame in _systems(model, seen, head):
@@ -62,7 +62,7 @@ def frames(model: Model, seen: Shown, registry: Registry) -> list[Frame]:
     return list(found)[:MAX_CANDIDATES]
 
 
-def _splits(seen: Shown) -> Iterator[tuple[str, str, bool]]:
+def _splits(model: Model, seen: Shown) -> Iterator[tuple[str, str, bool]]:
     """What ends an answer, what begins a question, and whether the eos token alone ends the last answer."""
     if seen.later.startswith(seen.end):
         yield seen.end, seen.later[len(seen.end) :], False
@@ -70,13 +70,22 @@ def _splits(seen: Shown) -> Iterator[tuple[str, str, bool]]:
             return
     elif seen.end and seen.first.endswith(seen.later):
         yield "", seen.later, True
-    size = len(seen.later)
-    while size and not seen.first.endswith(seen.later[len(seen.later) - size :]):
-        size -= 1
-    if 0 < size < len(seen.later):
-        yield seen.later[: len(seen.later) - size], seen.later[len(seen.later) - size :], False
+    cut = min((at for at in _edges(model, seen.later) if seen.first.endswith(seen.later[at:])), default=0)
+    if 0 < cut < len(seen.later):
+        yield seen.later[:cut], seen.later[cut:], False
     if seen.first:  # the whole head of the first question, and an answer that ends as the last one does
         yield seen.end, seen.first, False
+
+
+def _edges(model: Model, text: str) -> Iterator[int]:
+    """The places in `text` at which no added token is cut in two."""
+    names = sorted(
+        {str(t.content) for t in model.tokenizer.added_tokens_decoder.values()} - {""}, key=len, reverse=True
+    )
+    inside: set[int] = set()
+    for match in re.finditer("|".join(map(re.escape, names)), text) if names else ():
+        inside.update(range(match.start() + 1, match.end()))
+    return (at for at in range(len(text)) if at not in inside)
 
 
 def _systems(model: Model, seen: Shown, head: str) -> Iterator[Frame]:

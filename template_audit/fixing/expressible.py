@@ -41,7 +41,7 @@ _ENDS = ("wrong-turn-end", "missing-turn-end", "duplicate-turn-end", "turn-end-u
 
 def limits_of(seen: Shown, spec: TemplateSpec, missing: Sequence[str]) -> list[Limit]:
     """The limits of `spec`, a template that was chosen for what `seen` shows; `missing` is what tools lack."""
-    return [*_of_system(seen, spec), *_of_answers(seen, spec), *_of_tools(seen, missing), *_OF_TOKENS]
+    return [*_OF_TOKENS, *_of_tools(seen, missing), *_of_system(seen, spec), *_of_answers(seen, spec)]
 
 
 def _of_system(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:

@@ -231,12 +231,8 @@ def _written(source: Source, mark: Mark) -> str:
             neighbours[place] = _put(_whole(source, child))
     before, inside, after = "", "", ""
     if mark.captured is not None:
-        head, tail = mark.captured
-        kept = "".join(_raw(source, child) for child in children[mark.first : mark.last + 1])
-        before = f"{{%- set {CAPTURED} -%}}{kept}{{%- endset -%}}" + (_put([f"{CAPTURED}[:{head}]"]) if head else "")
-        inside = _put([f"{CAPTURED}[{head or ''}:{-tail if tail else ''}]"])
-        after = _put([f"{CAPTURED}[-{tail}:]"]) if tail else ""
-    elif first is last and isinstance(first, Leaf):
+        return neighbours[0] + _kept_and_cut(source, mark) + neighbours[1]
+    if first is last and isinstance(first, Leaf):
         parts = _split(source, first, mark.start, mark.stop)
         before, inside, after = (_put(part) for part in parts)
     else:
@@ -250,6 +246,19 @@ def _written(source: Source, mark: Mark) -> str:
         name = message_name(mark)
         out = f"{{%- if {name}['role'] == 'assistant' -%}}{out}{{%- else -%}}{plain}{{%- endif -%}}"
     return neighbours[0] + out + neighbours[1]
+
+
+def _kept_and_cut(source: Source, mark: Mark) -> str:
+    head, tail = mark.captured or (0, 0)
+    kept = "".join(_raw(source, child) for child in mark.body.children[mark.first : mark.last + 1])
+    inside = _put([f"{CAPTURED}[{head or ''}:{-tail if tail else ''}]"])
+    out = _put([f"{CAPTURED}[:{head}]"]) if head else ""
+    out += f"{{%- generation -%}}{inside}{{%- endgeneration -%}}"
+    out += _put([f"{CAPTURED}[-{tail}:]"]) if tail else ""
+    if mark.only_answers:
+        asks = f"{{%- if {message_name(mark)}['role'] == 'assistant' -%}}"
+        out = f"{asks}{out}{{%- else -%}}{_put([CAPTURED])}{{%- endif -%}}"
+    return f"{{%- set {CAPTURED} -%}}{kept}{{%- endset -%}}{out}"
 
 
 def _raw(source: Source, child: Leaf | Block) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from template_audit.model import Model
     from template_audit.results import Comparison, Report
 
+_OF_THE_MODEL = ("tokenizer-files-disagree", "template-source-conflict", "missing-generation-tags")
+_NO_NAMES = ("", ".", "..", "model", "models", "package", "tokenizer")
 _EXISTING = 3  # templates of the release that are tried, best matches first
 
 
@@ -38,9 +41,9 @@ class Tried:
 
     @cached_property
     def rank(self) -> tuple[int, ...]:
-        """Better is smaller: errors, tokens that differ, warnings."""
+        """Better is smaller: errors, warnings, tokens that differ."""
         summary = self.report.summary
-        return summary.error, sum(map(_differing, self.report.comparisons)), summary.warning
+        return summary.error, summary.warning, sum(map(_differing, self.report.comparisons))
 
 
 def _differing(comparison: Comparison) -> int:
@@ -112,6 +115,7 @@ class Bench:
         self.reference = remembering(self.model, reference)
         self.conversations = [*load_probes(self.model), *request.conversations]
         self.missing: list[str] = []
+        self._encoders: dict[tuple[tuple[str, ...], bool], LlamaFactoryEncoder] = {}
         self.template_name = _name(self.model, registry)
 
     def shown(self) -> Shown | None:
@@ -126,17 +130,28 @@ class Bench:
         return "the chat template hides or changes the messages of a plain conversation, so its slots are not known."
 
     def encoder(self, spec: TemplateSpec) -> LlamaFactoryEncoder:
-        """The release's encoder with this template."""
-        from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
+        """The release's encoder with this template.
 
-        return LlamaFactoryEncoder(self.model, self.registry, spec, self.options, self.notes)
+        Templates that do the same to the tokenizer share one: copying a large one takes seconds.
+        """
+        from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
+        from template_audit.frameworks.llamafactory.template import in_force
+
+        key = (spec.stop_words, spec.replace_eos)
+        if spec.replace_jinja_template or self.model.tokenizer.chat_template is None:
+            return LlamaFactoryEncoder(self.model, self.registry, spec, self.options, self.notes)
+        if key not in self._encoders:
+            self._encoders[key] = LlamaFactoryEncoder(self.model, self.registry, spec, self.options, self.notes)
+        made = copy.copy(self._encoders[key])
+        made.template = in_force(spec, made.settings, self.registry)
+        made.spec = f"llamafactory@{self.registry.version}:{spec.name}"
+        return made
 
     def audit(self, subject: Encoder, *, everything: bool = True) -> Report:
-        """Audit an encoder on the probes; without `everything` the rules about the model's files are left out."""
+        """Audit an encoder on the probes; without `everything` the rules that no template changes are left out."""
         from template_audit.audit import audit
-        from template_audit.rules import all_rules
 
-        off = {} if everything else {rule.name: "off" for rule in all_rules().values() if rule.scope == "model"}
+        off = {} if everything else dict.fromkeys(_OF_THE_MODEL, "off")
         return audit(
             self.model,
             subject=subject,
@@ -215,7 +230,8 @@ def remembering(model: Model, options: Mapping[str, Any]) -> Encoder:
 
 def _name(model: Model, registry: Registry) -> str:
     """A name for the template that the release does not have yet, from the model's."""
-    last = model.id.rstrip("/").rpartition("/")[2]
+    parts = [part for part in model.id.split("/") if part not in _NO_NAMES]
+    last = parts[-1] if parts else "model"
     name = re.sub(r"[^a-z0-9]+", "_", last.lower()).strip("_") or "model"
     return name if name not in registry.templates else f"{name}_own"
 

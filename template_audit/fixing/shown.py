@@ -61,7 +61,8 @@ class Shown:
     later question's head there. `thought` is between question, thought and answer. `tools` is what stands between
     the system text and the question when there are tools, `tools_alone` all before the question without a system
     text. `call` is between question and tool result, and `result` between tool result and answer. `trims` are the
-    roles whose text the template trims. `dated` is true when the text depends on the day.
+    roles whose text the template trims. `identified` is true when ids of calls are written, which are left out here;
+    `dated` when the text depends on the day.
     """
 
     first: str
@@ -78,6 +79,7 @@ class Shown:
     call: str | None
     result: str | None
     result_derived: bool
+    identified: bool
     trims: tuple[str, ...]
     dated: bool
 
@@ -115,6 +117,7 @@ def shown(model: Model, clock: str, variables: Mapping[str, Any] | None = None) 
         call=None if calls is None else calls[1],
         result=None if calls is None else calls[2],
         result_derived=clean is None,
+        identified=_identified(renderer),
         trims=_trims(renderer),
         dated=_dated(model, four, variables),
     )
@@ -132,9 +135,26 @@ def gaps(rendered: Rendered, spots: Sequence[Spot], *, derived: bool = False) ->
             return None
         if sum(piece.end - piece.start for piece in own) != own[-1].end - own[0].start:
             return None
-        out.append(rendered.text[at : own[0].start])
+        out.append(_own_text(rendered, at, own[0].start))
         at = own[-1].end
-    return [*out, rendered.text[at:]]
+    return [*out, _own_text(rendered, at, len(rendered.text))]
+
+
+def _own_text(rendered: Rendered, start: int, end: int) -> str:
+    """The text of a stretch without what came from other values of messages, such as the ids of calls."""
+    kept = [
+        rendered.text[max(piece.start, start) : min(piece.end, end)]
+        for piece in rendered.pieces
+        if piece.start < end
+        and start < piece.end
+        and not (piece.origin.message is not None and piece.origin.field == "other")
+    ]
+    return "".join(kept)
+
+
+def _identified(renderer: Renderer) -> bool:
+    rendered = _render(renderer, _CALLING, TOOLS)
+    return rendered is not None and any(p.origin.message == 2 and p.origin.field == "other" for p in rendered.pieces)
 
 
 def _render(

@@ -46,7 +46,7 @@ def with_tools(spec: TemplateSpec, seen: Shown, registry: Registry, clock: str) 
         function, after = spec.format_function, seen.call.rpartition(_answer_end(spec))[2]
     elif found is None:
         missing.append("Tool calls: no tool format of this release writes them as the chat template does.")
-        function = spec.format_function
+        function = replace(spec.format_function, tool_format=spec.format_tools.tool_format or "default")
         after = seen.call.rpartition(_answer_end(spec))[2] if _answer_end(spec) else ""
     else:
         function, after = found
@@ -55,6 +55,8 @@ def with_tools(spec: TemplateSpec, seen: Shown, registry: Registry, clock: str) 
     spec = replace(spec, format_function=function)
     if seen.result is None:
         return spec, [*missing, "Tool results: the chat template does not show them in a way that can be taken apart."]
+    if seen.identified:
+        missing.append("Tool results: the chat template writes the ids of calls, which LLaMA-Factory does not have.")
     if seen.result_derived:
         missing.append("Tool results: the chat template writes them as JSON, the framework as they are.")
     tail = seen.result
@@ -132,9 +134,11 @@ def _alone(spec: TemplateSpec, seen: Shown) -> Iterator[str]:
         return
     before, _, after = slot.partition(_CONTENT)
     text = seen.tools_alone
-    start = text.find(before + spec.default_system)
     question = spec.format_user.slots[0]
-    end = text.rfind(after + (question.partition(_CONTENT)[0] if isinstance(question, str) else ""))
+    head = question.partition(_CONTENT)[0] if isinstance(question, str) else ""
+    prefix = "" if spec.default_system else seen.first.removesuffix(head)
+    start = text.find(before + spec.default_system, len(prefix) if text.startswith(prefix) else 0)
+    end = text.rfind(after + head)
     if 0 <= start < end:
         yield text[start + len(before + spec.default_system) : end]
 
@@ -143,8 +147,8 @@ def _calls(spec: TemplateSpec, seen: Shown, formats: list[str], release: Release
     """The function formatter, and what stands between the call's end and the result."""
     assert seen.call is not None
     tail, end = _prompt_tail(spec), _answer_end(spec)
-    if not seen.call.startswith(tail):
-        return None
+    if not seen.call.startswith(tail):  # a call is written like an earlier answer
+        tail = next((text for text in seen.answered if seen.call.startswith(text)), "")
     answer = seen.call[len(tail) :]
     for name in formats:
         text = _call_text(name, release)
