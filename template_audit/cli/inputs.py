@@ -183,7 +183,8 @@ _CONVERSATIONS = (
         "--conversation",
         metavar="FILE|PROBE",
         multiple=True,
-        help="A file of conversations or a built-in probe; may be repeated.",
+        help="A file of conversations (JSON, JSON lines, .gz, .zst, Parquet), a folder of such files, or a built-in "
+        "probe; may be repeated.",
     ),
     click.option("--conversation-format", metavar="NAME", help="Row format of the files: openai, sharegpt or alpaca."),
 )

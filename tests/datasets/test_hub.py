@@ -146,6 +146,34 @@ def test_a_token_opens_a_gated_data_set(hub: FakeHub, tmp_path: Path) -> None:
     assert texts(found) == ["l"]
 
 
+RUN = """
+import json, sys
+from pathlib import Path
+from template_audit.frameworks.llamafactory.behaviours import Behaviours
+from template_audit.frameworks.llamafactory.config import training_run
+from template_audit.frameworks.llamafactory.run import run_rows
+info = {"plain": {"hf_hub_url": "org/plain", "split": "test"}, "named": {"hf_hub_url": "org/declared", "subset": "second"}}
+config = {"model_name_or_path": "m", "dataset": "plain,named", "dataset_dir": info}
+for given in (config, {**config, "dataset": "org/plain", "dataset_dir": "ONLINE"}):
+    rows = run_rows(training_run(given, Path("train.yaml")), Behaviours())
+    print([(row.id, row.messages[0].content) for row in rows])
+"""  # noqa: E501
+
+
+def test_a_training_config_names_data_sets_of_the_hub(hub: FakeHub, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.splitlines() == [
+        "[('plain#1', 't'), ('named#1', 'z')]",
+        "[('org/plain#1', 'a'), ('org/plain#2', 'b'), ('org/plain#3', 'c')]",
+    ], done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "pattern", "expected"),
     [

@@ -79,6 +79,11 @@ class DatasetAttributes:
         """True when the rows are in files of the data set folder."""
         return self.load_from == "file"
 
+    @property
+    def split_of_files(self) -> str:
+        """The split of the files that `local_files` gives: of the hub's, those of the split that is asked for."""
+        return "train" if self.load_from == "hf_hub" else self.split
+
 
 def read_dataset_info(dataset_dir: str | Path) -> dict[str, Any]:
     """The parsed dataset_info.json of a folder.
@@ -199,10 +204,13 @@ def attributes_of_file(path: str | Path, behaviours: Behaviours, **columns: Any)
 def local_files(attributes: DatasetAttributes, dataset_dir: str | Path) -> list[Path]:
     """The files that hold this data set's rows, in the order in which the framework reads them.
 
-    A folder's files come in the order of the file system, as ``os.listdir`` gives them. Raises
-    UsageError when the data set is not local, and DataError when a file is missing or its type is
-    none that the framework reads.
+    A folder's files come in the order of the file system, as ``os.listdir`` gives them. Those of a
+    repository of the Hugging Face hub (`subset`, `split`) are fetched into its cache. Raises UsageError
+    when the data set is elsewhere, and DataError when a file is missing or its type is none that the
+    framework reads.
     """
+    if attributes.load_from == "hf_hub":
+        return _hub_files(attributes)
     if not attributes.is_local:
         source = {"script": "a loading script", "cloud_file": "cloud storage"}.get(attributes.load_from, "a model hub")
         raise UsageError(
@@ -225,3 +233,11 @@ def local_files(attributes: DatasetAttributes, dataset_dir: str | Path) -> list[
     if len(set(types.values())) > 1:
         raise DataError(f"The files of {place} are of different types; LLaMA-Factory wants one type in a folder.")
     return files
+
+
+def _hub_files(attributes: DatasetAttributes) -> list[Path]:
+    from template_audit.datasets import open_source
+
+    config = attributes.subset or attributes.folder
+    wanted = f"{config}/{attributes.split}" if config else attributes.split
+    return [file.fetch() for file in open_source(f"hf://{attributes.location}:{wanted}").files]

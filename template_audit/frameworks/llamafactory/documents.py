@@ -54,7 +54,7 @@ class RowDocuments:
         self._starts = []
         for attributes, files in self._parts:
             self._starts.append((number, attributes.name))
-            rows = sampled_rows(files, attributes.split, attributes.num_samples, self._limit, random)
+            rows = sampled_rows(files, attributes.split_of_files, attributes.num_samples, self._limit, random)
             for row_number, row in enumerate(rows, 1):
                 where = f"{attributes.name}#{row_number}"
                 yield document_text(convert(row, attributes, self._behaviours, where), where)
@@ -115,7 +115,7 @@ def _of_file(path: Path, behaviours: Behaviours, column: str | None) -> DatasetA
         attributes = attributes_of_file(path, behaviours)
         if attributes.prompt != DatasetAttributes.__dataclass_fields__["prompt"].default:
             return attributes
-        row = next(read_rows(local_files(attributes, path.parent), 1), {})
+        row: dict[str, Any] = next(read_rows(local_files(attributes, path.parent), 1), {})
         if attributes.formatting != "alpaca" or not row or attributes.prompt in row:
             return attributes
         if TEXT_COLUMN not in row:

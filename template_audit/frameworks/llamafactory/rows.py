@@ -19,6 +19,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from template_audit.datasets.compression import plain_path
 from template_audit.datasets.filetypes import file_type
 from template_audit.datasets.rows import SKIPPED, DataFile, Row, Wanted, every
 from template_audit.errors import DataError, UsageError
@@ -136,7 +137,7 @@ def read_rows(
     """
     if split != "train":
         raise UsageError(f"Local files have the split `train` only; `{split}` is not supported.")
-    type_ = FILE_TYPES.get(files[0].suffix[1:])
+    type_ = _type_of(files[0])
     if type_ not in ("json", "text", "parquet"):
         rows = islice(enumerate(_read_with_datasets(type_ or files[0].suffix, files), 1), limit)
         yield from (row for number, row in rows if wanted(number))
@@ -197,11 +198,15 @@ def sampled_rows(
         yield rows[index + 1]
 
 
+def _type_of(path: Path) -> str | None:
+    return FILE_TYPES.get(plain_path(path).suffix[1:])
+
+
 def count_rows(files: Sequence[Path]) -> int:
     """How many rows the files have."""
-    if FILE_TYPES.get(files[0].suffix[1:]) in ("json", "text", "parquet"):
+    if _type_of(files[0]) in ("json", "text", "parquet"):
         return sum(1 for _ in _raw_rows(files, lambda number: False))
-    return sum(1 for _ in _read_with_datasets(FILE_TYPES.get(files[0].suffix[1:]) or files[0].suffix, files))
+    return sum(1 for _ in _read_with_datasets(_type_of(files[0]) or files[0].suffix, files))
 
 
 def _raw_rows(files: Sequence[Path], wanted: Wanted = every) -> Iterator[Row]:

@@ -39,7 +39,7 @@ class TestEntries:
 
     @pytest.mark.parametrize(
         ("name", "place"),
-        [("on_the_hub", "a model hub"), ("on_modelscope", "a model hub"), ("by_script", "a loading script")],
+        [("on_modelscope", "a model hub"), ("by_script", "a loading script")],
     )
     def test_what_is_not_local_is_said_in_one_sentence(self, name: str, place: str) -> None:
         attributes = info.dataset_attributes([name], vectors.OWN, NOW)[0]
