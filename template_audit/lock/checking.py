@@ -56,10 +56,12 @@ class Result:
 
     def fails(self, config: Config) -> bool:
         """True when a drift, or a finding that was not accepted, is as grave as the configuration's threshold."""
-        level = config.severities.get("lock-drift", "error")
-        threshold = config.fail_on or "error"
-        drifted = bool(self.drifts) and level != "off" and at_least(level, threshold)
-        return drifted or any(at_least(finding.severity, threshold) for finding in self.findings)
+        counted = [*self.findings]
+        if self.drifts:
+            from template_audit.lock.records import sifted_drifts
+
+            counted += sifted_drifts(self, config).findings
+        return any(at_least(finding.severity, config.fail_on or "error") for finding in counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,13 @@ def _with_difference(entry: Entry, recorded: Recorded, different: Difference, ar
         different.findings,
         different.notes,
     )
-    return replace(result, state="drift") if different.drifts or result.fails(around.config) else result
+    if not (different.drifts or result.fails(around.config)):
+        return result
+    from template_audit.lock.records import sifted_drifts
+
+    reasons = dict.fromkeys(one.ignore.reason for one in sifted_drifts(result, around.config).suppressed)
+    ignored = tuple(f"Drift is ignored by the configuration: {reason}" for reason in reasons)
+    return replace(result, state="drift", notes=(*result.notes, *ignored))
 
 
 def _told(entry: Entry, files: ModelFiles | None, around: Surroundings) -> tuple[Drift, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from template_audit.conversation import Conversation
+from template_audit.errors import UsageError
 from template_audit.lock.inputs import (
     ModelFiles,
     Surroundings,
@@ -27,6 +28,7 @@ from template_audit.lock.store import (
     Request,
     Side,
     content_of,
+    read_lock,
     short_message,
 )
 from template_audit.lock.writing import put_entries
@@ -61,6 +63,7 @@ def lock_models(
     and, for a training config, the first rows of its data sets. Nothing is written unless all of them
     could be made. Raises the errors of `load_model`, `audit` and `put_entries`.
     """
+    read_lock(path)  # one that is broken had better be known now
     made = [record(request, conversations, around) for request, conversations in requests]
     contents = {key: value for one in made for key, value in one.contents.items()}
     put_entries(Path(path), [one.entry for one in made], contents)
@@ -91,7 +94,13 @@ def record(
     locked = []
     for comparison in report.comparisons:
         content = content_of(comparison.conversation)
-        key = digest(content)
+        try:
+            key = digest(content)
+        except (TypeError, ValueError):
+            name = comparison.conversation.id
+            raise UsageError(
+                f"Conversation `{name}` holds a value that JSON does not have, so no lock file can."
+            ) from None
         if not _is_row_of_run(comparison.conversation):
             contents[key] = content
         locked.append(_conversation(comparison, key, builtin))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from template_audit.config import Sifted
 from template_audit.findings import (
     SCHEMA_VERSION,
     SEVERITIES,
@@ -16,6 +17,7 @@ from template_audit.findings import (
     Location,
     ModelRecord,
     ReportRecord,
+    Severity,
     Summary,
     TokenizerRecord,
     fingerprint,
@@ -26,6 +28,7 @@ from template_audit.lock.store import Entry, LockedConversation
 from template_audit.rules import all_rules
 
 if TYPE_CHECKING:
+    from template_audit.config import Config
     from template_audit.lock.checking import LockReport, Result
 
 RULE = "lock-drift"
@@ -38,15 +41,9 @@ def report_record(result: Result, report: LockReport) -> ReportRecord:
     conversations = [] if entry is None else [_conversation(one, result) for one in entry.conversations]
     if not conversations:
         conversations = [ConversationRecord("lock entry", False, missing_reason(report), None, None, None)]
-    found = [*drift_findings(result, report), *result.findings]
-    sifted = report.config.sift(
-        found,
-        model=result.request.model,
-        encoder=result.request.encoder,
-        conversations=[one.id for one in conversations],
-        scopes=("gate",),
-    )
-    severities = [finding.severity for finding in sifted.findings]
+    sifted = sifted_drifts(result, report.config, report.path)
+    findings = [*sifted.findings, *result.findings]
+    severities = [finding.severity for finding in findings]
     return ReportRecord(
         schema_version=SCHEMA_VERSION,
         model=_model(result, entry),
@@ -54,7 +51,7 @@ def report_record(result: Result, report: LockReport) -> ReportRecord:
         reference=_side(entry, "reference", result.request.reference),
         subject=_side(entry, "subject", result.request.encoder or "unknown"),
         conversations=conversations,
-        findings=[finding.record() for finding in sifted.findings],
+        findings=[finding.record() for finding in findings],
         summary=Summary(
             **{severity: severities.count(severity) for severity in SEVERITIES},
             conversations=len(conversations),
@@ -79,11 +76,22 @@ def missing_reason(report: LockReport) -> str:
     return f"It is not in {report.path}; `template-audit lock` adds it."
 
 
-def drift_findings(result: Result, report: LockReport) -> list[Finding]:
-    """Every drift of an entry as a finding; none when the configuration turns the rule off."""
-    level = report.config.severities.get(RULE, "error")
-    if level == "off":
-        return []
+def sifted_drifts(result: Result, config: Config, path: Path | None = None) -> Sifted:
+    """Every drift of an entry as a finding, parted by the configuration's ignores; none when the rule is off.
+
+    `path` is the lock file, which findings point at that concern no other file.
+    """
+    level = config.severities.get(RULE, "error")
+    entry = result.now or result.entry
+    if level == "off" or entry is None:
+        return Sifted(())
+    found = _findings(result, level, path)
+    names = [one.id for one in entry.conversations]
+    request = result.request
+    return config.sift(found, model=request.title, encoder=entry.subject.spec, conversations=names, scopes=("gate",))
+
+
+def _findings(result: Result, level: Severity, path: Path | None) -> list[Finding]:
     rule = all_rules()[RULE]
     request = result.request
     return [
@@ -100,17 +108,17 @@ def drift_findings(result: Result, report: LockReport) -> list[Finding]:
             advice=rule.advice,
             fingerprint=fingerprint(RULE, request.key, drift.level, drift.key),
             cause=fingerprint(RULE, request.key, drift.level, drift.key),
-            location=_location(drift, result, report),
+            location=_location(drift, result, path),
         )
         for drift in result.drifts
     ]
 
 
-def _location(drift: Drift, result: Result, report: LockReport) -> Location:
+def _location(drift: Drift, result: Result, path: Path | None) -> Location | None:
     """The file that is different, where it can be told; else the lock file."""
     request = result.request
     if drift.file is None:
-        return Location(_relative(report.path))
+        return None if path is None else Location(_relative(path))
     if request.config is not None and drift.file == request.config:
         return Location(_relative(Path(drift.file)), _line(Path(drift.file), drift))
     local = Path(request.model).expanduser()

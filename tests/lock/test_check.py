@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from template_audit.cli import main
-from template_audit.lock import check_lock, inputs
-from template_audit.lock.store import read_lock
+from template_audit.config import Config
+from template_audit.conversation import Conversation, Message
+from template_audit.errors import UsageError
+from template_audit.lock import check_lock, inputs, lock_models
+from template_audit.lock.store import Request, read_lock
 from tests.hub_server import Repo, fake_hub
 from tests.lock.edits import json_edit, put, text_edit
 
@@ -126,6 +129,15 @@ class TestDigests:
         assert '"Who?"' in text
         Path("template-audit.lock").write_text(text.replace('"Who?"', '"Why?"'))
         assert check()[0] == 1
+
+
+def test_a_value_that_json_lacks_is_one_sentence(project: Path) -> None:
+    row = {"format": "openai", "data": {"image": b"1"}}
+    conversation = Conversation((Message("user", "Hi"), Message("assistant", "Hello")), id="x", row=row)
+    around = inputs.Surroundings(project, Config())
+    with pytest.raises(UsageError, match="Conversation `x` holds a value that JSON does not have"):
+        lock_models("y.lock", [(Request("chatml-plain", CHATML[1]), [conversation])], around)
+    assert not Path("y.lock").exists()
 
 
 class TestVersions:
@@ -242,6 +254,19 @@ class TestConfiguration:
         Path("template-audit.toml").write_text('[severities]\nlock-drift = "warning"\neos-mismatch = "off"\n')
         assert main(["check"]) == 0
         assert main(["check", "--fail-on", "warning"]) == 1
+
+    def test_drift_that_the_configuration_ignores(self, project: Path, capsys: Any) -> None:
+        put("mistral-like/generation_config.json", "eos_token_id", value=3)(Path())
+        ignore = '[[ignore]]\nrule = "lock-drift"\nmodel = "mistral-*"\nreason = "Known to us."\n'
+        Path("template-audit.toml").write_text(f'{ignore}[severities]\neos-mismatch = "off"\n')
+        assert main(["check", "--format", "json"]) == 0
+        report = json.loads(capsys.readouterr().out)["reports"][1]
+        assert [one["reason"] for one in report["suppressed"]] == ["Known to us."] * len(report["suppressed"])
+        assert report["suppressed"]
+        assert main(["check"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("generation_config.json: eos_token_id changed")
+        assert "Drift is ignored by the configuration: Known to us." in out
 
     def test_a_rule_that_was_off_when_locked_makes_new_findings(self, project: Path, capsys: Any) -> None:
         Path("off.toml").write_text('[severities]\nprompt-trained = "off"\nall-tokens-trained = "off"\n')
