@@ -91,9 +91,9 @@ class ChatTemplateEncoder:
             results.append(result)
         return results
 
-    def encode_ids_batch(self, conversations: Sequence[Conversation]) -> IdsBatch:
+    def encode_ids_batch(self, conversations: Sequence[Conversation], *, runs: bool = False) -> IdsBatch:
         """Ids and labels alone, many times faster: see `template_audit.ids.IdsEncoder`."""
-        return self.batches.encode(conversations)
+        return self.batches.encode(conversations, runs)
 
     def expect_many(self) -> None:
         """See `template_audit.ids.IdsEncoder`."""
