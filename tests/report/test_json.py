@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from template_audit.report.json import dumps, write_json
@@ -14,6 +14,7 @@ from template_audit.report.sanitize import is_hidden
 TEXTS = st.text(alphabet=st.characters(codec=None))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(TEXTS, st.lists(TEXTS | st.integers() | st.booleans() | st.none())))
 def test_json_is_lossless_and_shows_everything(value: dict[str, object]) -> None:
     for ascii_only in (False, True):
