@@ -186,13 +186,27 @@ class IgnoreRecord(msgspec.Struct, frozen=True):
     probe: str | None
 
 
+TokenClass = Literal["content", "reasoning", "tool call", "header", "turn end", "trailing whitespace", "other roles"]
+
+
+class MaskRecord(msgspec.Struct, frozen=True):
+    """How many tokens of a class each side trains, and how many it has, over all conversations that were compared."""
+
+    kind: TokenClass
+    reference_trained: int
+    reference_tokens: int
+    subject_trained: int
+    subject_tokens: int
+
+
 class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The JSON report.
 
     `fail_on` is the threshold that `exit_code` goes by. `verification` is there when an installed framework
     took part; empty means equal. `suppressed` are findings that the configuration ignores and
     `unused_ignores` its entries that fit this model and encoder and took no finding. `known` are findings
-    that the baseline accepts, and `gone` those in the baseline that are no more. What is empty is left out.
+    that the baseline accepts, and `gone` those in the baseline that are no more. `mask` holds the mask that the
+    reference implies against the one that training uses, by class of tokens. What is empty is left out.
     """
 
     schema_version: int
@@ -210,6 +224,7 @@ class ReportRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     fail_on: Threshold = "error"
     known: list[FindingRecord] = []
     gone: list[FindingRecord] = []
+    mask: list[MaskRecord] = []
 
 
 def report_schema() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from template_audit.findings import (
     FileRecord,
     Finding,
     FindingRecord,
+    MaskRecord,
     MismatchRecord,
     ModelRecord,
     ReportRecord,
@@ -138,6 +139,12 @@ class Report:
             agree=sum(comparison.agrees is True for comparison in self.comparisons),
         )
 
+    def mask(self) -> list[MaskRecord]:
+        """The mask that the reference implies beside the one that training uses; see `template_audit.mask`."""
+        from template_audit.mask import mask_table  # the rules' helpers, which import this module's neighbours
+
+        return mask_table(self.model, self.reference, self.subject, self.comparisons)
+
     def record(self) -> ReportRecord:
         """The report as it is published; see `template_audit.findings`."""
         tokenizer = self.model.tokenizer
@@ -169,6 +176,7 @@ class Report:
             fail_on=self.fail_on,
             known=list(self.known),
             gone=list(self.gone),
+            mask=self.mask(),
         )
 
     def to_dict(self) -> dict[str, Any]:

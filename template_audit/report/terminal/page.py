@@ -10,6 +10,7 @@ from template_audit.report.interface import ReportOptions
 from template_audit.report.terminal.diff import Pair, draw, legend
 from template_audit.report.terminal.findings import one_per_cause, show_findings
 from template_audit.report.terminal.ignored import show_ignored, show_known
+from template_audit.report.terminal.mask import differs, show_mask
 from template_audit.report.terminal.screen import Screen
 from template_audit.report.terminal.summary import header, overview, verdict
 from template_audit.report.terminal.table import pair_table
@@ -31,6 +32,7 @@ def page(screen: Screen, report: Report, options: ReportOptions) -> None:
     screen.line()
     overview(screen, report)
     _diffs(screen, report, options.verbose)
+    _mask(screen, report, options.verbose)
     if report.findings:
         screen.heading("findings")
         show_findings(screen, one_per_cause(by_cause(report.findings)), verbose=options.verbose)
@@ -42,6 +44,14 @@ def page(screen: Screen, report: Report, options: ReportOptions) -> None:
         show_known(screen, report.known, report.gone)
     screen.line()
     verdict(screen, report)
+
+
+def _mask(screen: Screen, report: Report, verbose: bool) -> None:
+    """The table of trained tokens, when it shows a difference that matters or everything is to be shown."""
+    rows = report.mask()
+    if rows and (verbose or any(differs(row) for row in rows if row.kind != "trailing whitespace")):
+        screen.heading("trained tokens, by class")
+        show_mask(screen, rows)
 
 
 def _diffs(screen: Screen, report: Report, verbose: bool) -> None:
