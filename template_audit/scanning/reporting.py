@@ -247,13 +247,13 @@ def _of_model(examiner: Examiner, tally: Tally, rows: Mapping[int, _Row]) -> lis
 
 
 def _tokens(tally: Tally) -> TokensRecord:
-    ends = [*LENGTHS[1:], None]
+    ends = [*map(float, LENGTHS[1:]), None]
     return TokensRecord(
         tally.total,
         tally.trained,
         tally.shortest,
         tally.longest,
-        [BinRecord(start, end, rows) for start, end, rows in zip(LENGTHS, ends, tally.lengths, strict=True)],
+        [BinRecord(float(start), end, rows) for start, end, rows in zip(LENGTHS, ends, tally.lengths, strict=True)],
         [BinRecord(start, end, rows) for (start, end), rows in zip(SHARES, tally.shares, strict=True)],
     )
 
