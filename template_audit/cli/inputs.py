@@ -242,7 +242,7 @@ def _read(name: str, row_format: str | None) -> Sequence[Conversation | str]:
     if path.exists() or path.suffix or len(path.parts) > 1:
         from template_audit.datasets import read_conversations
 
-        return read_conversations(path, row_format)
+        return read_conversations(name, row_format)  # a hub name, too
     from template_audit.frameworks import nearest
 
     raise UsageError(

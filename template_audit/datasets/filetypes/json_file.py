@@ -127,7 +127,7 @@ def _line(line: bytes, where: str) -> Any:
     except UnicodeDecodeError as error:
         return DataError(f"{where} is not UTF-8 text (byte {error.start + 1} of the line); save the file as UTF-8.")
     except json.JSONDecodeError as error:
-        return DataError(not_json(where, error.colno, error.msg))
+        return DataError(not_json(where, error.pos + 1, error.msg))
     except (RecursionError, ValueError) as error:
         return DataError(f"{where}: {unreadable(error)}.")
 
