@@ -155,7 +155,10 @@ class _Reader:
         return Source(self.text, root, self.leaves)
 
     def _find(self, i: int, kind: str) -> int:
-        return next(k for k in range(i, len(self.tokens)) if self.tokens[k][0] == kind)
+        found = next((k for k in range(i, len(self.tokens)) if self.tokens[k][0] == kind), None)
+        if found is None:
+            raise _Unread
+        return found
 
     def _leaf(self, body: Body, start: int, end: int, terms: list[Term], *, is_text: bool) -> None:
         leaf = Leaf(start, end, terms, is_text, _captured(body), body, len(body.children))

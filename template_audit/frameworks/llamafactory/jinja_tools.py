@@ -34,8 +34,21 @@ def _each(body: str, items: str = "tools", name: str = "tool") -> str:
     return f"{{%- for {name} in {items} -%}}{body}{{%- endfor -%}}"
 
 
-_FUNCTION = "(tool.function if tool.type == 'function' else tool)"
-_WRAPPED = "(tool if tool.type == 'function' else {'type': 'function', 'function': tool})"
+def _function(release: Release) -> str:
+    """The function inside of a tool; releases that do not look for it take the tool itself."""
+    return "(tool.function if tool.type == 'function' else tool)" if _unwraps(release) else "tool"
+
+
+def _wrapped(release: Release) -> str:
+    """The tool object around a function."""
+    around = "{'type': 'function', 'function': tool}"
+    return f"(tool if tool.type == 'function' else {around})" if _unwraps(release) else around
+
+
+def _unwraps(release: Release) -> bool:
+    return release.behaviours.tool_definitions_unwrapped
+
+
 _CALL = "{%- set call = item.function if item.function is defined else item -%}"
 _CALLS = "message.tool_calls"
 _VALUE = "(value if value is string else value | tojson)"
@@ -72,8 +85,8 @@ def _tagged(head: tuple[str, str], argument: tuple[str, str, str], tail: str) ->
     return _calls(each, "\n")
 
 
-def _json_lines(release: Release, name: str, tool: str = _WRAPPED) -> str:
-    return _prompt(release, name, tool_text=_each(put(literal("\n"), f"{tool} | tojson")))
+def _json_lines(release: Release, name: str, tool: str | None = None) -> str:
+    return _prompt(release, name, tool_text=_each(put(literal("\n"), f"{tool or _wrapped(release)} | tojson")))
 
 
 def _default(release: Release) -> ToolJinja:
@@ -95,14 +108,14 @@ def _default(release: Release) -> ToolJinja:
         + "{%- endfor -%}"
     )
     each = (
-        f"{{%- set function = {_FUNCTION} -%}}"
+        f"{{%- set function = {_function(release)} -%}}"
         + put(literal("> Tool Name: "), "function.name", literal("\nTool Description: "))
         + put("(function.description or '')", literal("\nTool Args:\n"))
         + arguments
         + put(literal("\n"))
     )
     gap = "{%- if not loop.first -%}{{- ', ' -}}{%- endif -%}"
-    names = _each(gap + put(f"{_FUNCTION}.name"))
+    names = _each(gap + put(f"{_function(release)}.name"))
     call = put(literal("Action: "), "call.name", literal("\nAction Input: "), "call.arguments | tojson")
     end = "\n" if release.behaviours.default_calls_end_with_newline else ""
     return ToolJinja(
@@ -115,7 +128,7 @@ def _llama3(release: Release) -> ToolJinja:
         release,
         "LLAMA3_TOOL_PROMPT",
         date="{{- strftime_now('%d %b %Y') -}}",
-        tool_text=_each(put(f"{_WRAPPED} | tojson(indent=4)", literal("\n\n"))),
+        tool_text=_each(put(f"{_wrapped(release)} | tojson(indent=4)", literal("\n\n"))),
     )
     many = f"{_CALLS} | length > 1"
     brackets = ["{%- if " + many + " -%}{{- '" + char + "' -}}{%- endif -%}" for char in "[]"]
@@ -124,7 +137,7 @@ def _llama3(release: Release) -> ToolJinja:
 
 def _mistral(release: Release) -> ToolJinja:
     gap = "{%- if not loop.first -%}{{- ', ' -}}{%- endif -%}"
-    tools = put(literal("[AVAILABLE_TOOLS] [")) + _each(gap + put(f"{_WRAPPED} | tojson"))
+    tools = put(literal("[AVAILABLE_TOOLS] [")) + _each(gap + put(f"{_wrapped(release)} | tojson"))
     return ToolJinja(tools + put(literal("][/AVAILABLE_TOOLS]")), _calls(put(_object()), ", ", "[", "]"))
 
 
@@ -133,7 +146,9 @@ def _qwen_calls() -> str:
 
 
 def _glm4(release: Release) -> ToolJinja:
-    each = put(literal("\n\n## "), f"{_FUNCTION}.name", literal("\n\n"), f"{_FUNCTION} | tojson(indent=4)")
+    each = put(
+        literal("\n\n## "), f"{_function(release)}.name", literal("\n\n"), f"{_function(release)} | tojson(indent=4)"
+    )
     each += put(literal("\n在调用上述函数时，请使用 Json 格式表示调用的参数。"))
     refused = "{{- raise_exception('GLM-4 does not support parallel functions.') -}}"
     call = f"{{%- if loop.length > 1 -%}}{refused}{{%- endif -%}}"
@@ -142,13 +157,13 @@ def _glm4(release: Release) -> ToolJinja:
 
 
 def _minimax1(release: Release) -> ToolJinja:
-    each = put(f"{_FUNCTION} | tojson", literal("\n"))
+    each = put(f"{_function(release)} | tojson", literal("\n"))
     calls = _calls(put(_object()), "\n", "<tool_calls>\n", "\n</tool_calls>")
     return ToolJinja(_prompt(release, "MINIMAX_M1_TOOL_PROMPT", tool_text=_each(each)), calls)
 
 
 def _minimax2(release: Release) -> ToolJinja:
-    each = put(literal("<tool>"), f"{_FUNCTION} | tojson", literal("</tool>\n"))
+    each = put(literal("<tool>"), f"{_function(release)} | tojson", literal("</tool>\n"))
     calls = _tagged(('<invoke name="', '">'), ('\n<parameter name="', '">', "</parameter>"), "\n</invoke>")
     return ToolJinja(_prompt(release, "MINIMAX_M2_TOOL_PROMPT", tool_text=_each(each)), calls)
 
@@ -156,7 +171,7 @@ def _minimax2(release: Release) -> ToolJinja:
 def _qwen35(release: Release) -> ToolJinja:
     argument = ("\n<parameter=", ">\n", "\n</parameter>")
     calls = _tagged(("<tool_call>\n<function=", ">"), argument, "\n</function>\n</tool_call>")
-    return ToolJinja(_json_lines(release, "QWEN35_TOOL_PROMPT", _FUNCTION), calls)
+    return ToolJinja(_json_lines(release, "QWEN35_TOOL_PROMPT", _function(release)), calls)
 
 
 def _glm4_moe(release: Release) -> ToolJinja:
@@ -177,7 +192,7 @@ def _seed(release: Release) -> ToolJinja:
 
 def _lfm2(release: Release) -> ToolJinja:
     gap = "{%- if not loop.first -%}{{- ', ' -}}{%- endif -%}"
-    listed = put("'['") + _each(gap + put(f"{_FUNCTION} | tojson")) + put("']'")
+    listed = put("'['") + _each(gap + put(f"{_function(release)} | tojson")) + put("']'")
     value = "{%- if value is string -%}" + put("'\"'", "value", "'\"'") + "{%- else -%}" + put("value | tojson")
     pair = put("key", "'='") + value + "{%- endif -%}"
     pairs = f"{{%- for key, value in call.arguments.items() -%}}{gap}{pair}{{%- endfor -%}}"
