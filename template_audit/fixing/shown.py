@@ -57,12 +57,12 @@ class Shown:
 
     `first` and `later` are before the first and a later question, `answered` between a question and its answer
     (of the first turn, and of the last), `end` after the last answer. `prompt` is what the generation prompt puts
-    after a question. `system` is before a system text and between it and the question, `no_system` what
-    stands before the question after an empty one. `thought` is between question, thought and answer. `tools` is what stands between
-    the system text and the question when there are tools, `tools_alone` all before the question without a system
-    text. `call` is between question and tool result, and `result` between tool result and answer. `trims` are the
-    roles whose text the template trims. `identified` is true when ids of calls are written, which are left out here;
-    `dated` when the text depends on the day.
+    after a question. `system` is before a system text, and between it and the question; `no_system` is before the
+    question after an empty one. `thought` is between question, thought and answer. `tools` is before the system text,
+    and between it and the question, when there are tools; `tools_alone` all before the question without a system
+    text. `call` is between question and tool result, and `result` between tool result and answer; `result_derived`
+    when the result is computed from the message's. `identified` is true when ids of calls are written, which are left
+    out here. `trims` are the roles whose text the template trims; `dated` when the text depends on the day.
     """
 
     first: str
