@@ -7,6 +7,7 @@ first texts of a run and on a share of all later ones. On any difference it is n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 PAYS_FROM = 1 << 21
 """Characters that have to be tokenized before it pays to load fastokens, which takes one to two seconds."""
 
-_FIRST, _EVERY = 256, 512  # texts compared at the beginning of a run, and then one of how many
+_FIRST, _EVERY = 1 << 16, 512  # characters compared at the beginning of a run, and then one text of how many
 _PROBES = (
     "Hello, world! It's 12:30, isn't it?  I'LL pay $1,234,567.89\n\n\n\tif (x >= 10) { return; }  \r\n",
     "Grüße, señor: naïve café, ﬁne ½ Å Å e\u0301 \u1e9b\u0323 Ⅷ １２３ ４",
@@ -53,7 +54,8 @@ class IdTokenizer:
 
     `name` is what tokenizes: ``fastokens``, ``tokenizers``, or ``transformers`` for tokenizers that
     tokenizers alone cannot run. `note` says for the report why fastokens, though installed, is not
-    used any more. `use_fastokens` None: where it is installed and pays.
+    used any more. `use_fastokens` None: where it is installed and pays, unless the environment has
+    TEMPLATE_AUDIT_FASTOKENS=0.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, use_fastokens: bool | None = None) -> None:
@@ -61,9 +63,11 @@ class IdTokenizer:
         self.note: str | None = None
         self.name = "transformers" if not tokenizer.is_fast or overrides_encode(tokenizer) else "tokenizers"
         self._fast: Any = None
+        if use_fastokens is None and os.environ.get("TEMPLATE_AUDIT_FASTOKENS") == "0":
+            use_fastokens = False
         self._untried = self.name == "tokenizers" and use_fastokens is not False
         self._pays_from = 0 if use_fastokens else PAYS_FROM
-        self._seen = self._texts = 0
+        self._seen = self._texts = self._compared = 0
 
     @property
     def is_lossless(self) -> bool:
@@ -129,8 +133,11 @@ class IdTokenizer:
         if step:
             sample: Sequence[int] = range(0, len(texts), step)
         else:
-            first = max(0, _FIRST - self._texts)
-            sample = [*range(min(first, len(texts))), *range(first + (-self._texts) % _EVERY, len(texts), _EVERY)]
+            first = 0
+            while self._compared < _FIRST and first < len(texts):
+                self._compared += len(texts[first])
+                first += 1
+            sample = [*range(first), *range(first + (-self._texts) % _EVERY, len(texts), _EVERY)]
             self._texts += len(texts)
         expected, ends = self._encode_surely([texts[i] for i in sample])
         bounds = ends.tolist()

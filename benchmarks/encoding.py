@@ -1,0 +1,168 @@
+"""How fast whole data sets are encoded, beside LLaMA-Factory's own preprocessing and bare fastokens.
+
+    python benchmarks/encoding.py --lf-python VENV/bin/python --data alpaca_en_demo.json FOLDER:TEMPLATE …
+        [--short N] [--long N] [--rounds N] [--output benchmarks/results/encoding.md]
+
+Same rows, same tokenizer, same versions of transformers and tokenizers on both sides, in turn; one
+thread per process everywhere. Loading is counted nowhere: the framework's ``Dataset.map`` alone is
+timed, and here `encode_ids_batch` from conversations to arrays of ids and labels. The digests of all
+ids and labels must be equal, or there is no result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.encoding_rows import Pair, conversation, long_rows, short_rows
+
+OTHER = Path(__file__).with_name("encoding_llamafactory.py")
+CUTOFF = 8192
+CHUNK = 1000
+
+
+def main() -> int:
+    """Measure and write the page; 1 when ids differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="FOLDER:TEMPLATE")
+    parser.add_argument("--lf-python", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--short", type=int, default=20_000)
+    parser.add_argument("--long", type=int, default=1_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error")
+    lines = []
+    for named in given.models:
+        folder, _, template = named.rpartition(":")
+        for kind, rows in (
+            ("short", short_rows(given.data, given.short)),
+            ("4k tokens", long_rows(given.data, given.long)),
+        ):
+            rounds = [measured(folder, template, rows, given.lf_python) for _ in range(given.rounds)]
+            lines.append(line(Path(folder).name, template, kind, rounds))
+            print(lines[-1], flush=True)
+    page = HEAD.format(
+        day=date.today(),
+        versions=", ".join(f"{name} {version(name)}" for name in ("transformers", "tokenizers", "fastokens")),
+        rounds=given.rounds,
+        load=os.getloadavg()[0],
+    )
+    page += "\n".join(lines) + "\n"
+    if given.output:
+        given.output.write_text(page, "utf-8")
+    return 0
+
+
+HEAD = """# Encoding whole data sets
+
+`python benchmarks/encoding.py`: rows per second from conversations to ids and labels, beside LLaMA-Factory 0.9.5's own
+preprocessing (`Dataset.map` with its SupervisedDatasetProcessor) and bare `fastokens.encode_batch` of the same
+strings. Same rows in the same run, the sides in turn; medians of {rounds} rounds; one thread per process. All ids and
+labels were equal (digests). {day}, {versions}; load average at the end {load:.1f} on {cpus} cores.
+
+Ratios: ours over LLaMA-Factory's with as many processes; and bare fastokens over ours (how far from the limit).
+
+| tokenizer | rows | tokens | LF, 1 | LF, 2 | ours, 1 | ratio | ours, 2 | ratio | no fastokens | ratio | bare | bare/ours |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+""".replace("{cpus}", str(os.cpu_count()))
+
+
+def line(model: str, template: str, kind: str, rounds: Sequence[dict[str, float]]) -> str:
+    """One line of the table."""
+
+    def rate(name: str) -> float:
+        return statistics.median(one[name] for one in rounds)
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(r[one] / r[other] for r in rounds)
+
+    return (
+        f"| {model}, `{template}` | {kind} | {rate('tokens'):.0f} | {rate('lf1'):,.0f} | {rate('lf2'):,.0f} "
+        f"| {rate('ours1'):,.0f} | **{ratio('ours1', 'lf1'):.1f}** | {rate('ours2'):,.0f} "
+        f"| **{ratio('ours2', 'lf2'):.1f}** | {rate('sure1'):,.0f} | {ratio('sure1', 'lf1'):.1f} "
+        f"| {rate('bare'):,.0f} | {ratio('bare', 'ours1'):.2f} |"
+    )
+
+
+def measured(folder: str, template: str, rows: Sequence[Pair], lf_python: str) -> dict[str, float]:
+    """Rows per second of every side, in one round. Raises SystemExit when ids or labels differ."""
+    from template_audit import load_model
+    from template_audit.ids import joined
+    from template_audit.parallel import EncoderSetup, EncodingPool
+
+    options = {"cutoff_len": CUTOFF}
+    job = {"tokenizer": folder, "template": template, "options": options, "rows": rows, "num_proc": [1, 2]}
+    theirs = json.loads(
+        subprocess.run(
+            [lf_python, str(OTHER)], input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+    )
+    conversations = [conversation(pair) for pair in rows]
+    setup = EncoderSetup(f"llamafactory@0.9.5:{template}", load_model(folder), options)
+    out = {"tokens": theirs["tokens"] / len(rows), "bare": 0.0}
+    out["lf1"], out["lf2"] = (len(rows) / theirs["seconds"][n] for n in ("1", "2"))
+    digests = {"LLaMA-Factory": theirs["digest"]}
+
+    for name, switch in (("sure1", "0"), ("ours1", "1")):
+        os.environ["TEMPLATE_AUDIT_FASTOKENS"] = switch
+        encoder: Any = setup.load()
+        encoder.encode_ids_batch(conversations[:1])
+        seconds, batch = timed(lambda encoder=encoder: encoder.encode_ids_batch(conversations))
+        out[name] = len(rows) / seconds
+        digests[f"{name} ({batch.tokenized_by})"] = digest(batch)
+
+    texts: list[str] = []
+    tokenizer = encoder.batches.tokenizer
+    if tokenizer._fast is not None:
+        plain = tokenizer.encode
+        tokenizer.encode = lambda given: (texts.extend(given), plain(given))[1]
+        encoder.encode_ids_batch(conversations)
+        seconds, _ = timed(lambda: tokenizer._fast.encode_batch(texts))
+        out["bare"] = len(rows) / seconds
+
+    chunks = [conversations[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    with EncodingPool(setup, 2) as pool:
+        list(pool.encode([conversations[:1]] * 8))  # both processes have loaded
+        seconds, batches = timed(lambda: list(pool.encode(chunks)))
+    out["ours2"] = len(rows) / seconds
+    digests["two processes"] = digest(joined(batches))
+    if len(set(digests.values())) > 1:
+        raise SystemExit(f"{folder}: ids or labels differ: {digests}")
+    return out
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and the result."""
+    started = time.perf_counter()
+    result = call()
+    return time.perf_counter() - started, result
+
+
+def digest(batch: Any) -> str:
+    """Of all ids and labels, as encoding_llamafactory.py makes it."""
+    import numpy as np
+
+    made = hashlib.sha256()
+    for row in batch:
+        ids, labels = row
+        made.update(np.array([len(ids)], dtype=np.int32).tobytes() + ids.tobytes() + labels.tobytes())
+    return made.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
