@@ -77,7 +77,7 @@ labels were equal (digests). {day}, {versions}; load average at the end {load:.1
 
 Ratios: ours over LLaMA-Factory's with as many processes; and bare fastokens over ours (how far from the limit).
 
-| tokenizer | rows | tokens | LF, 1 | LF, 2 | ours, 1 | ratio | ours, 2 | ratio | no fastokens | ratio | bare | bare/ours |
+| tokenizer | rows | tokens | LF, 1 | LF, 2 | ours, 1 | ratio | ours, 2 | ratio | unaided | ratio | bare | bare/ours |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
 """.replace("{cpus}", str(os.cpu_count()))
 

@@ -7,12 +7,14 @@ object for each token, and travel cheaply between processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from template_audit.errors import EncodingError
+from template_audit.stream import EncodedStream, deferred
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,3 +162,57 @@ def gather(pool: NDArray[Any], starts: Places, lengths: Places) -> NDArray[Any]:
     total = int(ends[-1]) if len(ends) else 0
     found: NDArray[Any] = pool[np.arange(total) + np.repeat(starts - (ends - lengths), lengths)]
     return found
+
+
+FullEncoder: TypeAlias = "Callable[[Sequence[Conversation]], list[EncodedStream | EncodingError]]"
+PAYS_FROM = 64
+"""Conversations from which it pays to encode ids first, and the rest of a stream when it is asked for."""
+_BLOCK, _SINGLY = 32, 2
+
+
+def deferred_streams(
+    conversations: Sequence[Conversation], batch: IdsBatch, encode: FullEncoder, keep_errors: bool
+) -> list[EncodedStream | EncodingError]:
+    """Streams of which the ids are there; `encode` gives what else is asked for.
+
+    Raises the first error unless `keep_errors`.
+    """
+    if batch.errors and not keep_errors:
+        raise batch.errors[min(batch.errors)]
+    ids, labels, bounds = batch.input_ids.tolist(), batch.labels.tolist(), batch.offsets.tolist()
+    out: list[EncodedStream | EncodingError] = []
+    block = _Details(encode, ())
+    for index in range(len(batch)):
+        if index % _BLOCK == 0:
+            block = _Details(encode, conversations[index : index + _BLOCK])
+        error = batch.errors.get(index)
+        if error is not None:
+            out.append(error)
+            continue
+        own = slice(bounds[index], bounds[index + 1])
+        make = partial(block.stream, index % _BLOCK)
+        out.append(deferred(ids[own], labels[own], batch.notes.get(index, ()), make))
+    return out
+
+
+class _Details:
+    """The full streams of neighbouring rows: the first that are asked for one by one, then all that are left."""
+
+    def __init__(self, encode: FullEncoder, conversations: Sequence[Conversation]) -> None:
+        self._encode, self._conversations = encode, conversations
+        self._asked: set[int] = set()
+        self._made: dict[int, EncodedStream | EncodingError] = {}
+
+    def stream(self, index: int) -> EncodedStream:
+        """One of the streams in full."""
+        if index not in self._made:
+            wanted = [index]
+            if len(self._asked) >= _SINGLY:
+                wanted = [i for i in range(len(self._conversations)) if i not in self._asked]
+            streams = self._encode([self._conversations[i] for i in wanted])
+            self._made.update(zip(wanted, streams, strict=True))
+        self._asked.add(index)
+        made = self._made.pop(index)
+        if isinstance(made, EncodingError):
+            raise made
+        return made

@@ -56,8 +56,8 @@ def find_runs(
 
     count = len(first) - 1
     sizes = np.zeros(count, dtype=np.int64)
-    for _, holes, rows in groups:
-        sizes[list(rows)] = len(holes)
+    for _, holes, members in groups:
+        sizes[list(members)] = len(holes)
     run_first = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(sizes, out=run_first[1:])
     kinds = np.full(count, -1, dtype=np.int32)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 IGNORE = -100
 """The label of a token that is not trained (the ignore index of torch's cross entropy)."""
@@ -85,8 +85,30 @@ class Prompt(NamedTuple):
     error: str | None = None
 
 
+class _Deferred:
+    """Makes the fields of a stream that are not there yet, all at once, when one of them is asked for."""
+
+    __slots__ = ("_make",)
+    _make: Callable[[], EncodedStream]
+
+    if not TYPE_CHECKING:  # which would take any name for an attribute
+
+        def __getattr__(self, name):
+            if name not in _LATE:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            full = self._make()
+            if full.input_ids != self.input_ids or full.labels != self.labels:
+                raise AssertionError("the ids of a row and its details do not fit together")
+            for field_name in _LATE:
+                object.__setattr__(self, field_name, getattr(full, field_name))
+            return getattr(self, name)
+
+
+_LATE = ("text", "spans", "pieces", "turns", "prompts")
+
+
 @dataclass(frozen=True, slots=True)
-class EncodedStream:
+class EncodedStream(_Deferred):
     """A conversation as a model would see it.
 
     `input_ids` and `labels` have the same length; a label is a token id or −100. `spans[i]` is the
@@ -124,3 +146,13 @@ class EncodedStream:
         """The characters of `text` that token `index` covers."""
         start, end = self.spans[index]
         return self.text[start:end]
+
+
+def deferred(
+    input_ids: list[int], labels: list[int], notes: tuple[str, ...], make: Callable[[], EncodedStream]
+) -> EncodedStream:
+    """A stream of which ids, labels and notes are there; `make` gives it in full when more is asked for."""
+    stream = object.__new__(EncodedStream)
+    for name, value in (("input_ids", input_ids), ("labels", labels), ("notes", notes), ("_make", make)):
+        object.__setattr__(stream, name, value)
+    return stream

@@ -9,6 +9,8 @@ import pytest
 
 from template_audit.conversation import Conversation, Message
 from template_audit.frameworks import load_encoder
+from template_audit.frameworks.chat_template import ChatTemplateEncoder
+from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 from template_audit.ids import IdsBatch, IdsEncoder
 from template_audit.runs import same_runs
 from template_audit.stream import EncodedStream
@@ -94,9 +96,9 @@ def test_kinds_and_runs(model: str, template: str) -> None:
     subject = load_encoder(f"llamafactory@0.9.5:{template}", load(model), cutoff_len=60)
     batches, found = [], 0
     for encoder in (reference, subject):
-        assert isinstance(encoder, IdsEncoder)
+        assert isinstance(encoder, (ChatTemplateEncoder, LlamaFactoryEncoder))
         batch = encoder.encode_ids_batch(conversations, runs=True)
-        streams = encoder.encode_batch(conversations)
+        streams = encoder.encode_in_full(conversations)
         found += check(batch, [s for s in streams if isinstance(s, EncodedStream)], conversations)
         batches.append((batch, streams))
     assert found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from template_audit.conversation import Conversation
@@ -10,7 +11,7 @@ from template_audit.errors import EncodingError, UsageError
 from template_audit.frameworks import nearest
 from template_audit.frameworks.chat_template_batches import ChatBatchEncoder
 from template_audit.frameworks.interface import Choice, EncoderRequest, Option, TokenizerEffects
-from template_audit.ids import IdsBatch
+from template_audit.ids import PAYS_FROM, IdsBatch, deferred_streams
 from template_audit.model.chat_template import PINNED_CLOCK, Prefix, Renderer, Views
 from template_audit.model.turns import Layout, Tokens, lay_out, token_range
 from template_audit.stream import IGNORE, EncodedStream, Prompt, Turn
@@ -74,7 +75,16 @@ class ChatTemplateEncoder:
     def encode_batch(
         self, conversations: Sequence[Conversation], *, keep_errors: bool = False
     ) -> list[EncodedStream | EncodingError]:
-        """Encode many at once; same result as `encode`, in order."""
+        """Encode many at once; same result as `encode`, in order. Of many only ids and labels are made at once."""
+        if len(conversations) < PAYS_FROM:
+            return self.encode_in_full(conversations, keep_errors=keep_errors)
+        full = partial(self.encode_in_full, keep_errors=True)
+        return deferred_streams(conversations, self.encode_ids_batch(conversations), full, keep_errors)
+
+    def encode_in_full(
+        self, conversations: Sequence[Conversation], *, keep_errors: bool = False
+    ) -> list[EncodedStream | EncodingError]:
+        """The same, rendered and traced one by one, with spans, Origins, turns and prompts at once."""
         rendered = self.renderer.render_all(conversations)
         encoded = self._tokenize([_texts(views) if isinstance(views, Views) else [] for views in rendered])
         results: list[EncodedStream | EncodingError] = []

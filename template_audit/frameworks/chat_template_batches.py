@@ -1,6 +1,6 @@
 """Whole data sets through the chat template: ids and labels in flat arrays.
 
-The same ids, labels, notes and errors as `ChatTemplateEncoder.encode_batch` gives. Of every structure
+The same ids, labels, notes and errors as `ChatTemplateEncoder.encode_in_full` gives. Of every structure
 of conversations the template is watched once (`template_audit.model.watching`); all others of the
 structure are then filled in and tokenized without rendering. The first rows of every structure, and
 a share of the later ones, are rendered all the same and compared; a structure that fails is never
@@ -103,7 +103,7 @@ class ChatBatchEncoder:
         sample = self._sample([variants[i] for i in short])  # type: ignore[misc]
         others = sorted({*(i for i, variant in enumerate(variants) if variant is None), *(short[k] for k in refused)})
         compared = sorted({short[k] for k in sample} - set(others))
-        surely = self.encoder.encode_batch([conversations[i] for i in (*others, *compared)], keep_errors=True)
+        surely = self.encoder.encode_in_full([conversations[i] for i in (*others, *compared)], keep_errors=True)
         places = {index: k for k, index in enumerate(short)}
         wrong = [
             index

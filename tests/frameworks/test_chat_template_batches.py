@@ -153,7 +153,7 @@ def test_random_conversations(model: str) -> None:
     dice = random.Random(model)
     encoder = loaded(model)
     rows = [some_conversation(dice) for _ in range(100)] + list(conversations())
-    hold_against(encoder.encode_ids_batch(rows), encoder.encode_batch(rows, keep_errors=True))
+    hold_against(encoder.encode_ids_batch(rows), encoder.encode_in_full(rows, keep_errors=True))
     assert encoder.batches.notes == []
 
 
@@ -169,7 +169,7 @@ def rows_for(template: str) -> list[Conversation]:
 def test_what_only_copies_and_asks_is_filled_in(body: str) -> None:
     encoder = loaded("chatml-plain", SIMPLE.replace("@", body) + PROMPT)
     rows = rows_for(body)
-    hold_against(encoder.encode_ids_batch(rows), encoder.encode_batch(rows, keep_errors=True))
+    hold_against(encoder.encode_ids_batch(rows), encoder.encode_in_full(rows, keep_errors=True))
     assert encoder.batches.notes == []
     (known,) = encoder.batches._known.values()
     assert sum(variant.rows for variant in known.variants) > 20
@@ -179,7 +179,7 @@ def test_what_only_copies_and_asks_is_filled_in(body: str) -> None:
 def test_what_looks_into_texts_is_rendered(body: str) -> None:
     encoder = loaded("chatml-plain", SIMPLE.replace("@", body) + PROMPT)
     rows = rows_for(body)
-    hold_against(encoder.encode_ids_batch(rows), encoder.encode_batch(rows, keep_errors=True))
+    hold_against(encoder.encode_ids_batch(rows), encoder.encode_in_full(rows, keep_errors=True))
     assert encoder.batches.notes == []
     assert not [variant for known in encoder.batches._known.values() for variant in known.variants]
 
@@ -192,7 +192,7 @@ def test_a_row_that_is_not_as_expected_ends_it_for_its_like() -> None:
     known.variants[0].rows = 0
     assert encoder.batches._cutter is not None
     encoder.batches._cutter.constants[1] = [7]
-    hold_against(encoder.encode_ids_batch(rows), encoder.encode_batch(rows, keep_errors=True))
+    hold_against(encoder.encode_ids_batch(rows), encoder.encode_in_full(rows, keep_errors=True))
     assert known.variants[0].banned
     assert "rendered one by one" in encoder.batches.notes[0]
 

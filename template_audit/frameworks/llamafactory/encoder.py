@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from template_audit.conversation import Conversation
@@ -33,7 +34,7 @@ from template_audit.frameworks.llamafactory.special_tokens import fixed_tokenize
 from template_audit.frameworks.llamafactory.streams import stream_of
 from template_audit.frameworks.llamafactory.template import Side, in_force, oneturn_of, turns_of
 from template_audit.frameworks.llamafactory.tool_formats import FORMATS, Release
-from template_audit.ids import IdsBatch
+from template_audit.ids import PAYS_FROM, IdsBatch, deferred_streams
 from template_audit.model.tokenizer import encode_texts
 from template_audit.stream import LITERAL, EncodedStream
 from template_audit.trace import Traced, runs_of
@@ -112,7 +113,17 @@ class LlamaFactoryEncoder:
         """Many conversations, tokenized in one go; the same result as `encode` on each.
 
         With `keep_errors` an EncodingError takes the place of a stream, else the first one is raised.
+        Of many conversations only ids and labels are made at once.
         """
+        if len(conversations) < PAYS_FROM:
+            return self.encode_in_full(conversations, keep_errors=keep_errors)
+        full = partial(self.encode_in_full, keep_errors=True)
+        return deferred_streams(conversations, self.encode_ids_batch(conversations), full, keep_errors)
+
+    def encode_in_full(
+        self, conversations: Sequence[Conversation], *, keep_errors: bool = False
+    ) -> list[EncodedStream | EncodingError]:
+        """The same, with spans, Origins and turns at once."""
         return self.encode_examples(self.examples_of(conversations), keep_errors=keep_errors)
 
     def encode_ids_batch(self, conversations: Sequence[Conversation], *, runs: bool = False) -> IdsBatch:
