@@ -127,10 +127,9 @@ class _Boundaries:
             return False
         if self.first is self.last and other.first is other.last:
             return True  # every boundary is one token further than the one before
-        return (
-            [x + tokens for x in self.first[r : r + count]] == other.first[s : s + count]
-            and [x + tokens for x in self.last[r : r + count]] == other.last[s : s + count]
-        )
+        firsts = [x + tokens for x in self.first[r : r + count]]
+        lasts = [x + tokens for x in self.last[r : r + count]]
+        return firsts == other.first[s : s + count] and lasts == other.last[s : s + count]
 
 
 class _Hunks:
