@@ -9,7 +9,7 @@ import click
 
 from template_audit.cli.audit import DEFAULT_FRAMEWORK
 from template_audit.cli.inputs import REFERENCE, Inputs, inputs_of_several
-from template_audit.cli.options import configured, listing_screen
+from template_audit.cli.options import configured_without_threshold, listing_screen
 from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ FILE = "template-audit.lock"
     help="The lock file.",
 )
 @click.option("--offline", is_flag=True, help="Never ask the hub: take what is in the local cache.")
-@configured
+@configured_without_threshold
 @inputs_of_several
 def COMMAND(
     given: list[Inputs], encoder: str, reference: str, rows: int, path: Path, offline: bool, config: Config

@@ -171,9 +171,19 @@ def configured(command: F) -> F:
 
     Its `fail_on` is the option's where that was given.
     """
+    return _configured(command, (_FAIL_ON, *_CONFIGURED))
 
+
+def configured_without_threshold(command: F) -> F:
+    """As `configured`, without ``--fail-on``: for a command that fails for no finding."""
+    return _configured(command, _CONFIGURED)
+
+
+def _configured(command: F, options: Sequence[Callable[[Any], Any]]) -> F:
     @wraps(command)
-    def run(*args: Any, fail_on: Threshold | None, config_file: Path | None, no_config: bool, **rest: Any) -> Any:
+    def run(
+        *args: Any, config_file: Path | None, no_config: bool, fail_on: Threshold | None = None, **rest: Any
+    ) -> Any:
         from template_audit.config import Config, load_config
 
         if no_config and config_file is not None:
@@ -182,17 +192,17 @@ def configured(command: F) -> F:
         return command(*args, config=replace(config, fail_on=fail_on or config.fail_on), **rest)
 
     decorated: Any = run
-    for option in reversed(_CONFIGURED):
+    for option in reversed(options):
         decorated = option(decorated)
     return cast(F, decorated)
 
 
+_FAIL_ON = click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "info", "never"]),
+    help="Exit with 1 when a finding is this grave or graver; error, unless the configuration says otherwise.",
+)
 _CONFIGURED = (
-    click.option(
-        "--fail-on",
-        type=click.Choice(["error", "warning", "info", "never"]),
-        help="Exit with 1 when a finding is this grave or graver; error, unless the configuration says otherwise.",
-    ),
     click.option(
         "--config",
         "config_file",

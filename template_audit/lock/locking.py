@@ -99,7 +99,8 @@ def record(
         except (TypeError, ValueError):
             name = comparison.conversation.id
             raise UsageError(
-                f"Conversation `{name}` holds a value that JSON does not have, so no lock file can."
+                f"Conversation `{name}` holds a value that JSON does not have, so it cannot be locked; "
+                "leave the column out, or give the conversations as JSON."
             ) from None
         if not _is_row_of_run(comparison.conversation):
             contents[key] = content

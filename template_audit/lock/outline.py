@@ -19,8 +19,8 @@ TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 FLAG_FILES = ("tokenizer.json", "tokenizer_config.json")
 _ENTRIES = 1024  # tables up to this size are kept as they are
 _CHARACTERS = 2000
-_BLOCKS = 64
-_DIGITS = 6
+_BLOCKS = 256
+_DIGITS = 4
 _SUMMARY = "~"  # opens a summary; see `summary`
 # What a tokenizer, a template or the choice of a framework's template may depend on; the rest describes the network.
 _CONFIG_KEYS = (
@@ -54,6 +54,10 @@ def templates_of(folder: Path) -> dict[str, dict[str, list[str]]]:
     for source in find_templates(folder, read_json(folder / "tokenizer_config.json")):
         found.setdefault(source.place, {})[source.name] = source.template.split("\n")
     return found
+
+
+class _Summed(str):
+    """A summary that was made here, and no text of a file that looks like one."""
 
 
 def summary(entries: Sequence[Any]) -> str:
@@ -115,11 +119,11 @@ def _tokenizer(data: dict[str, Any]) -> dict[str, Any]:
         out["model"] = dict(model)
         vocabulary, merges = model.get("vocab"), model.get("merges")
         if isinstance(vocabulary, dict):
-            out["model"]["vocab"] = summary(_by_id(vocabulary))
+            out["model"]["vocab"] = _Summed(summary(_by_id(vocabulary)))
         elif isinstance(vocabulary, list):
-            out["model"]["vocab"] = summary(vocabulary)
+            out["model"]["vocab"] = _Summed(summary(vocabulary))
         if isinstance(merges, list):
-            out["model"]["merges"] = summary([" ".join(m) if _pair(m) else m for m in merges])
+            out["model"]["merges"] = _Summed(summary([" ".join(m) if _pair(m) else m for m in merges]))
     return out
 
 
@@ -144,8 +148,10 @@ def _with_plain_flags(value: Any) -> Any:
 
 
 def _short(value: Any) -> Any:
-    if isinstance(value, str) and (len(value) > _CHARACTERS or value.startswith(_SUMMARY)):
-        return value if is_summary(value) else summary(value.split("\n"))
+    if isinstance(value, _Summed):
+        return str(value)
+    if isinstance(value, str):
+        return summary(value.split("\n")) if len(value) > _CHARACTERS or value.startswith(_SUMMARY) else value
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no such numbers, Python's reader takes them
     if isinstance(value, list):

@@ -100,9 +100,9 @@ def _labels(title: str, changed: Sequence[Named], count: int) -> Drift:
     while end < min(len(before), len(after)) and before[end] != after[end]:
         end += 1
     was, now = ("masked" if labels[at : at + 1] in ([], [-100]) else "trained" for labels in (before, after))
-    tokens = f"token {at}" if end - at <= 1 else f"tokens {at} to {end - 1}"
-    difference = f"{now}, and was {was}" if was != now else "trained on other labels"
-    what = f"labels of {len(changed)} of {count} conversations are others, first on `{name}`: {tokens} is {difference}."
+    tokens = f"token {at} is" if end - at <= 1 else f"tokens {at} to {end - 1} are"
+    difference = f"{now}, not {was}" if was != now else "trained on other labels"
+    what = f"labels of {len(changed)} of {count} conversations are others, first on `{name}`: {tokens} {difference}."
     return Drift("labels", title, what, f"{title}\x00labels", conversation=name)
 
 

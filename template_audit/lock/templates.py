@@ -50,7 +50,7 @@ def _changed(title: str, key: str, file: str, old: Sequence[str], new: Sequence[
     stretches = [code for code in SequenceMatcher(None, old, new, autojunk=False).get_opcodes() if code[0] != "equal"]
     lines = [_stretch(old[a:b], new[c:d], c) for _, a, b, c, d in stretches]
     line, place, what = lines[0]
-    details = [f"{title} {where}{text}" for _, where, text in lines[1 : 1 + _SHOWN]]
+    details = [f"{title} {where} {text}" for _, where, text in lines[1 : 1 + _SHOWN]]
     if len(lines) > 1 + _SHOWN:
         details.append(f"{title}: {len(lines) - 1 - _SHOWN} more stretches changed.")
     entry = None if own_file else "chat_template"

@@ -122,7 +122,7 @@ class TestDigests:
         code, out = check()
         assert code == 1
         assert out.splitlines()[0] == "option train_on_prompt changed from false to true."
-        assert "is trained, and was masked" in out
+        assert "are trained, not masked." in out
 
     def test_a_conversation_edited_in_the_lock_is_seen(self, check: Check) -> None:
         text = Path("template-audit.lock").read_text()
