@@ -24,7 +24,7 @@ def COMMAND(reports: tuple[Path, ...], outputs: Outputs, verbose: bool, quiet: b
     """
     import msgspec
 
-    from template_audit.scanning.merge import merge
+    from template_audit.scanning.merging import merge
     from template_audit.scanning.records import ScanRecord
 
     records = []

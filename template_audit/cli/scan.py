@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from template_audit.report.interface import ReportFormat, ReportOptions
     from template_audit.scanning.records import ScanRecord
     from template_audit.scanning.rows import Source
-    from template_audit.scanning.scan import Scan
+    from template_audit.scanning.scans import Scan
 
 
 @click.command("scan")
@@ -141,7 +141,7 @@ def _prepare(
         reference_options = {**shared, **reference_options}
     model = given.load_model()
 
-    from template_audit.scanning.scan import open_scan
+    from template_audit.scanning.scans import open_scan
 
     request: dict[str, Any] = {"subject": encoder, "options": options}
     if run is not None:

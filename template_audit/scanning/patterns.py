@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from template_audit.conversation import Conversation
-from template_audit.rules.data import may_hold_placeholder
 from template_audit.rules.control import ControlTokens
+from template_audit.rules.data import may_hold_placeholder
 from template_audit.scanning.structure import Plain, Run, asked, is_telling
 from template_audit.stream import IGNORE, EncodedStream
 

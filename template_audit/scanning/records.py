@@ -1,4 +1,4 @@
-"""The JSON report of a scan. Reports of parts of a data set can be merged (`merge.py`)."""
+"""The JSON report of a scan. Reports of parts of a data set can be merged (`merging.py`)."""
 
 from __future__ import annotations
 

@@ -84,9 +84,10 @@ def record_of(
     selection: Selection,
     fail_on: Threshold,
     partial: bool,
+    whole: bool = True,
     notes: Sequence[str] = (),
 ) -> ScanRecord:
-    """The report of what `tally` holds; `kept` are the rows that it shows."""
+    """The report of what `tally` holds; `kept` are the rows that it shows. `whole`: nothing will be merged into it."""
     rows = {number: _looked_at(examiner, *kept[number]) for number in sorted(tally.shown())}
     outcomes = tally.outcomes
     shard = selection.shard
@@ -131,10 +132,10 @@ def record_of(
             for index, ignore in enumerate(tally.ignores)
         ],
         shards=[] if shard is None else [ShardRecord(shard[0] + 1, shard[1])],
-        digests=base64.b64encode(repetitions.numbers).decode(),
+        digests="" if whole else base64.b64encode(repetitions.numbers).decode(),
         looked_at=[-1 if number is None else number for number in tally.looked_at],
     )
-    return finished(record, whole=shard is None)
+    return finished(record, whole=whole)
 
 
 def finished(record: ScanRecord, *, whole: bool) -> ScanRecord:

@@ -81,6 +81,27 @@ class FileSource:
 
 
 @dataclass(slots=True)
+class MemorySource:
+    """Rows that are in memory, with numbers of their own, which need not be without gaps."""
+
+    name: str
+    format: str
+    data: Sequence[tuple[int, Mapping[str, Any]]]
+    share_read: float | None = None
+
+    def rows(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, str, Item]]:
+        """See `Source`."""
+        for number, data in self.data:
+            if wanted(number):
+                where = f"{self.name}: row {number}"
+                yield number, where, Raw(Row(number, where, dict(data)), self.format, self.name)
+
+    def count(self) -> int:
+        """See `Source`."""
+        return len(self.data)
+
+
+@dataclass(slots=True)
 class ConvertedSource:
     """Rows that a framework reads and converts itself, from `open`."""
 
@@ -247,7 +268,7 @@ class Repetitions:
 
         if not self.numbers:
             return 0, []
-        table: NDArray[np.uint64] = np.frombuffer(bytes(self.numbers), dtype=">u8").reshape(-1, 3).astype(np.uint64)
+        table: NDArray[np.uint64] = np.frombuffer(self.numbers, dtype=">u8").reshape(-1, 3).astype(np.uint64)
         order = np.lexsort((table[:, 0], table[:, 2], table[:, 1]))
         table = table[order]
         same = np.zeros(len(table), dtype=bool)

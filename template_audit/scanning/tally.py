@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 FIRST = WORST = 3
 """Rows of a cause that are shown with their evidence."""
-CAUSES = 100
+CAUSES = 50
 """Causes of a rule that are kept: those with the smallest digests, so that every order keeps the same ones."""
 BAD = 100
 """Unreadable rows that are listed one by one."""

@@ -17,10 +17,10 @@ from template_audit.config import Config, Ignore
 from template_audit.errors import DataError, UsageError
 from template_audit.model import Model
 from template_audit.report.json import dumps
-from template_audit.scanning.merge import merge
+from template_audit.scanning.merging import merge
 from template_audit.scanning.records import ScanRecord, scan_schema
 from template_audit.scanning.rows import FileSource, Item, Repetitions, Selection, digest, draw
-from template_audit.scanning.scan import Scan, open_scan
+from template_audit.scanning.scans import Scan, open_scan
 from template_audit.scanning.structure import plain_row
 from tests.scanning.varied import varied
 
@@ -173,7 +173,7 @@ class _Stops:
 
 
 def test_an_interrupt_gives_the_report_so_far(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("template_audit.scanning.scan.CHUNK_ROWS", 10)
+    monkeypatch.setattr("template_audit.scanning.scans.CHUNK_ROWS", 10)
     record = scan().run([_Stops(data, 55, KeyboardInterrupt())])
     assert record.partial
     assert record.exit_code == 2
@@ -214,7 +214,7 @@ def test_a_difference_between_the_ways_makes_the_scan_go_the_long_one(
 
 def test_many_causes_are_bounded_and_mergeable(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("template_audit.scanning.tally.CAUSES", 2)
-    monkeypatch.setattr("template_audit.scanning.merge.CAUSES", 2)
+    monkeypatch.setattr("template_audit.scanning.merging.CAUSES", 2)
     running = scan()
     record = running.run([FileSource(str(data))])
     assert record.more_causes
