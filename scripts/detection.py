@@ -32,12 +32,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from described_encoder import DescribedEncoder  # noqa: E402
+from mutation_page import summary  # noqa: E402
 
 INCIDENTS = ROOT / "fixtures" / "incidents"
 BENIGN = ROOT / "fixtures" / "benign.json"
 MODELS = ROOT / "fixtures" / "models"
 CONVERSATIONS = ROOT / "fixtures" / "conversations"
 REPORT = ROOT / "docs" / "detection.md"
+MUTATIONS = ROOT / "docs" / "detection-mutations.md"
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,8 @@ def report_text(outcomes: Sequence[Outcome], pairs: Sequence[Agreement]) -> str:
         "",
         "An incident is caught when every rule named beside it fires, at warning or above unless said otherwise, in",
         "the turn and with the text that it names. Nothing may fire at warning or above on a pair that agrees.",
+        "",
+        *summary(MUTATIONS.read_text(encoding="utf-8")).splitlines(),
         "",
         "## Missed",
         "",

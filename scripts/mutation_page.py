@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,10 +17,10 @@ from template_audit import __version__
 _REMARKS = {
     "default-system · gemma-like": "the text lies inside the first question, as this template puts system texts there; "
     "the finding quotes it.",
-    "think-in-generation-prompt · qwen3-like × qwen3": "harmless: every trained answer begins with just this.",
+    "think-in-generation-prompt · qwen3-like × qwen3": "every trained answer begins with just this, so that training "
+    "counts what the prompt gives.",
     "keep-all-reasoning · qwen3-like × qwen3": "an empty thought before the real one that training lacks is "
     "`thinking-stripped`, which is info.",
-    "train-header · exaone4-like": "the header ends with an empty thought, and thoughts in the loss are no header.",
 }
 """Why a mutant is missed, by the start of its operator and pair."""
 
@@ -32,6 +33,46 @@ def shares(results: Sequence[Result]) -> tuple[float, float, float]:
         sum(r.rule for r in results) / total,
         sum(r.place for r in results) / total,
     )
+
+
+def pair_of(result: Result) -> str:
+    """The name of the pair that was broken."""
+    return result.mutant.split(" · ")[2]
+
+
+def pair_row(name: str, results: Sequence[Result]) -> str:
+    """A pair's line of the page."""
+    counts = [sum(getattr(r, field) for r in results) for field in ("detected", "rule", "place")]
+    return f"| {name} | {len(results)} | {' | '.join(map(str, counts))} |"
+
+
+_SECTION = re.compile(r"## Mutations\n.*?(?=\n## |\Z)", re.S)
+
+
+def summary(text: str) -> str:
+    """The section of docs/detection.md that gives the numbers of the page `text`, with its date and versions."""
+    written = re.search(r"on (\d{4}-\d\d-\d\d) with (.*)\.\n", text)
+    rows = re.findall(r"^\| (?:mutants|detected|right rule|right place) \|.*$", text, re.M)[:4]
+    assert written is not None
+    lines = [
+        "## Mutations",
+        "",
+        "From pairs that agree one thing is broken at a time; [detection-mutations.md](detection-mutations.md) says",
+        "what, and lists every miss. Written by `make mutations`; the test suite recomputes a share of them.",
+        "",
+        f"{written[1]}, {written[2]}.",
+        "",
+        "| | wanted | measured |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def with_summary(detection: str, mutations: str) -> str:
+    """docs/detection.md with the numbers of docs/detection-mutations.md."""
+    return _SECTION.sub(lambda _: summary(mutations), detection, count=1)
 
 
 def page(results: Sequence[Result], skipped: int, sites: int) -> str:
@@ -72,6 +113,10 @@ def page(results: Sequence[Result], skipped: int, sites: int) -> str:
         does = group[0].does
         counts = [sum(getattr(r, field) for r in group) for field in ("detected", "rule", "place")]
         lines.append(f"| {kind} | `{name}` | {does} | {len(group)} | {' | '.join(map(str, counts))} |")
+    lines += ["", "## Pairs", "", "| pair | mutants | detected | right rule | right place |", "|---|---|---|---|---|"]
+    lines += [
+        pair_row(name, [r for r in results if pair_of(r) == name]) for name in dict.fromkeys(map(pair_of, results))
+    ]
     misses = [r for r in results if not (r.detected and r.rule and r.place)]
     lines += ["", "## Misses", "", f"{len(misses)} of {len(results):,}." if misses else "None.", ""]
     for result in misses:

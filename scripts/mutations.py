@@ -375,12 +375,14 @@ def main() -> None:
         done = [future.result() for future in futures]
     results = [result for found, _ in done for result in found]
     skipped = sum(count for _, count in done)
-    from mutation_page import page
+    from mutation_page import page, with_summary
 
     text = page(results, skipped, args.sites)
     print(text)
     if not args.only and not args.pair:
         (ROOT / "docs" / "detection-mutations.md").write_text(text, encoding="utf-8")
+        detection = ROOT / "docs" / "detection.md"
+        detection.write_text(with_summary(detection.read_text(encoding="utf-8"), text), encoding="utf-8")
 
 
 if __name__ == "__main__":

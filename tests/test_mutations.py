@@ -53,6 +53,30 @@ def test_a_sample_of_mutants_is_caught(results: list[Any]) -> None:
     assert all(share >= wanted for share, wanted in zip(shares(results), WANTED, strict=True)), missed
 
 
+WHOLE = ("gemma-like", "gemma")
+"""The pair that is measured again in full."""
+
+
+def test_a_pair_of_the_page_has_the_numbers_that_it_says(mutations: Any) -> None:
+    """With the sites of `make mutations`, which is 3."""
+    from mutation_page import pair_of, pair_row
+
+    found, _ = mutations.measure_pair(*WHOLE, 3)
+    name = " × ".join(WHOLE)
+    assert {pair_of(result) for result in found} == {name}
+    page = (ROOT / "docs" / "detection-mutations.md").read_text(encoding="utf-8")
+    assert pair_row(name, found) in page.splitlines(), "run `make mutations`"
+
+
+def test_the_numbers_of_what_is_detected_are_those_of_the_page(mutations: Any) -> None:
+    from mutation_page import summary
+
+    page, detection = (
+        (ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("detection-mutations", "detection")
+    )
+    assert summary(page) in detection, "run `make detection`"
+
+
 def test_the_numbers_of_the_page_reach_what_is_wanted() -> None:
     page = (ROOT / "docs" / "detection-mutations.md").read_text(encoding="utf-8")
     shown = [float(share) / 100 for share in re.findall(r"≥ \d+ % \| ([\d.]+)%", page)]

@@ -97,7 +97,7 @@ def _show(
             (f"{mark:<2}", "ok"),
             f"{screen.clean(match.template):<{width}}",
             numbers,
-            f"  {match.changes or '':<7}",
+            f"  {match.changes or '':<7}" if own else f"  {match.changes or ''}".rstrip(),
             (own, "strong"),
         )
         if found:

@@ -76,7 +76,7 @@ def _is_true(finding: Finding, talk: Conversation, subject: EncodedStream, whole
         assert marker is not None
         behind = [whole.rpartition(answer)[2].lstrip() for answer in answers.values() if answer]
         stops = int(marker[2]) in model.stop_token_ids
-        return not stops and any(text.startswith(marker[1]) for text in behind)
+        return not stops and any(marker[1] in text[:60] for text in behind)  # a foreign marker may stand before it
     if finding.rule == "no-trained-tokens":  # nowhere does an answer follow what inference shows
         return not any(answer in whole and whole.startswith(before(k)) for k, answer in answers.items() if answer)
     if finding.turn is None:
