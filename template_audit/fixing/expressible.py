@@ -110,6 +110,13 @@ def _of_answers(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:
             padded,
         )
     prompt, (history, last) = seen.prompt, seen.answered
+    head = _slot(spec, "format_assistant").partition("{{content}}")[0]
+    if prompt is not None and head and prompt.endswith(head):
+        yield Limit(
+            "The header of an answer is tokenized with the answer, so that its tokens are those of inference; it "
+            "counts in the loss then.",
+            ("header-trained",),
+        )
     if prompt is not None and not (history.startswith(prompt) and last.startswith(prompt)):
         yield Limit(
             "The chat template shows another text before an answer at inference (the generation prompt) than in the "

@@ -129,8 +129,8 @@ class Bench:
             return str(result)
         return "the chat template hides or changes the messages of a plain conversation, so its slots are not known."
 
-    def encoder(self, spec: TemplateSpec) -> LlamaFactoryEncoder:
-        """The release's encoder with this template.
+    def encoder(self, spec: TemplateSpec, **options: Any) -> LlamaFactoryEncoder:
+        """The release's encoder with this template; `options` are laid over those of the request.
 
         Templates that do the same to the tokenizer share one: copying a large one takes seconds.
         """
@@ -138,6 +138,8 @@ class Bench:
         from template_audit.frameworks.llamafactory.template import in_force
 
         key = (spec.stop_words, spec.replace_eos)
+        if options:
+            return LlamaFactoryEncoder(self.model, self.registry, spec, {**self.options, **options}, self.notes)
         if spec.replace_jinja_template or self.model.tokenizer.chat_template is None:
             return LlamaFactoryEncoder(self.model, self.registry, spec, self.options, self.notes)
         if key not in self._encoders:
@@ -186,7 +188,9 @@ class Bench:
         best = ranked[0]
         self.missing = specs[best.spec]
         again = [other for other in self._variants(best.spec) if other != best.spec]
-        return min([best, *self.tried(again)], key=lambda tried: tried.rank)
+        # another way has to be better by its findings: more equal ids alone can cost a trained header
+        better = [tried for tried in self.tried(again) if tried.rank[:2] < best.rank[:2]]
+        return better[0] if better else best
 
     def _variants(self, spec: TemplateSpec) -> list[TemplateSpec]:
         """Other ways to write the same text, whose tokens may differ."""
@@ -283,8 +287,10 @@ def _proven(
         f"Audited on {summary.conversations} probes: {summary.agree} agree in every token, {summary.error} errors, "
         f"{summary.warning} warnings."
     )
+    advice_on_history = _with_history_masked(bench, read, seen, report)
     named = existing[0].spec.name if existing else None
     advice = [f"Append it to src/llamafactory/data/template.py and train with `template: {spec.name}`."]
+    advice += advice_on_history
     headline = f"A template for {bench.model.id}, derived from its chat template."
     if named is not None:
         headline = f"LLaMA-Factory {version} has a template that fits as well: use `template: {named}`."
@@ -300,6 +306,20 @@ def _proven(
         remaining,
         report,
     )
+
+
+def _with_history_masked(bench: Bench, spec: TemplateSpec, seen: Shown, report: Report) -> list[str]:
+    """What `mask_history: true` would bring, where the chat template writes earlier answers differently."""
+    differs = seen.strips_thoughts or seen.answered[0] != seen.answered[1]
+    if not differs or spec.kind not in ("reasoning", "glm47_reasoning") or bench.options.get("mask_history"):
+        return []
+    masked = bench.audit(bench.encoder(spec, mask_history=True), everything=False).summary
+    if masked.error > report.summary.error or masked.agree <= report.summary.agree:
+        return []
+    return [
+        f"With `mask_history: true`, which trains the last answer only, {masked.agree} of {masked.conversations} "
+        f"probes agree in every token, and not {report.summary.agree}."
+    ]
 
 
 def _resolved(spec: TemplateSpec) -> TemplateSpec:

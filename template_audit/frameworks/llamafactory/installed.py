@@ -44,6 +44,7 @@ class InstalledEncoder:
         self.spec = built_in.spec
         self.options: Mapping[str, Any] = built_in.options
         self.effects = built_in.effects
+        self.tokenizer = built_in.tokenizer
         self.notes = built_in.notes
         self.registry = built_in.registry
         self.versions = worker.versions
