@@ -7,6 +7,7 @@ first texts of a run and on a share of all later ones. On any difference it is n
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from itertools import chain
@@ -47,6 +48,26 @@ def are_unicode(texts: Sequence[str]) -> bool:
             except UnicodeEncodeError:
                 return False
     return True
+
+
+_last: tuple[bytes, Any] = (b"", None)
+
+
+def _loaded(description: str) -> Any:
+    """fastokens' tokenizer of a tokenizer.json; of two encoders with the same one (it is large), the same object.
+
+    Raises ImportError without fastokens, and whatever it raises for what it does not support.
+    """
+    global _last
+    import fastokens
+
+    digest = hashlib.blake2b(description.encode("utf-8", "surrogatepass")).digest()
+    if _last[0] != digest:
+        fast = fastokens.Tokenizer.from_json_str(description)
+        fast.no_truncation()
+        fast.no_padding()
+        _last = digest, fast
+    return _last[1]
 
 
 class IdTokenizer:
@@ -103,13 +124,9 @@ class IdTokenizer:
 
     def _load(self) -> None:
         try:
-            import fastokens
+            fast = _loaded(self.tokenizer.backend_tokenizer.to_str())
         except ImportError:
             return
-        try:
-            fast = fastokens.Tokenizer.from_json_str(self.tokenizer.backend_tokenizer.to_str())
-            fast.no_truncation()
-            fast.no_padding()
         except Exception:  # it says so in many ways when it does not support a kind of tokenizer
             return
         self._fast, self.name = fast, "fastokens"
