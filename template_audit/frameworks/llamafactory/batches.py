@@ -1,8 +1,9 @@
 """Whole data sets through LLaMA-Factory's SFT encoder: ids and labels in flat arrays.
 
 The same ids, labels, notes and errors as `LlamaFactoryEncoder.encode_batch` gives, conversation by
-conversation. Rows that differ in their texts alone go the short way (`outlines`, `flat`), and all
-texts of a chunk are tokenized in one call; all other rows go the encoder's own way.
+conversation. Of rows that differ in their texts alone the slots are worked out once, of all others one by
+one (`outlines`); all texts of a chunk are tokenized in one call, and put together without a Python
+object for each token (`flat`). What cannot be encoded goes the encoder's own way, which says why.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from template_audit.frameworks.llamafactory.outlines import (
     placeholders,
     row_of_conversation,
     row_of_example,
+    slots_of,
 )
 from template_audit.frameworks.llamafactory.registry import Special, Token
 from template_audit.frameworks.llamafactory.saved_template import special_token
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 CHUNK = 4096
 """Conversations that are tokenized and put together at once."""
+
+_ALONE = "no other row"  # in place of what a row has in common with others
 
 
 class BatchEncoder:
@@ -78,15 +82,23 @@ class BatchEncoder:
             else:
                 row = row_of_conversation(conversation)
             outline = None if row is None else self._outline(row)
-            if row is None or outline is None or not are_unicode(row.values):
-                (others[index],) = self.encoder.examples_of([conversation]) if example is None else (example,)
-                continue
+            if row is not None and outline is not None and are_unicode(row.values):
+                filled = outline.texts(row.values)
+                keys.append(None if example is None else _key(example))
+            else:
+                if example is None:
+                    (example,) = self.encoder.examples_of([conversation])
+                slots = self._slots(example)
+                if slots is None:
+                    others[index] = example
+                    continue
+                outline, filled = slots
+                keys.append(_ALONE)
             if isinstance(example, Example) and example.notes:
                 notes[index] = example.notes
             outlines.append(outline)
             short.append(index)
-            keys.append(None if example is None else _key(example))
-            texts += outline.texts(row.values)
+            texts += filled
         flat = self._flat(outlines, texts)
         found = self._runs(outlines, keys, flat) if runs and flat is not None else None
         if flat is None:
@@ -109,6 +121,19 @@ class BatchEncoder:
             self._outlines[key] = self._make_outline(*key)
         outline = self._outlines[key]
         return outline if outline is not None and self._screen.passes(row) else None
+
+    def _slots(self, example: Example | EncodingError) -> tuple[Outline, list[str]] | None:
+        """An outline for one example alone; None when the encoder's own way has to say what is wrong with it."""
+        if isinstance(example, EncodingError) or example.paired:
+            return None
+        turns = self.encoder.plan(example)
+        if isinstance(turns, EncodingError) or (self.encoder.template.efficient_eos and self._eos is None):
+            return None
+        try:
+            outline, texts = slots_of(turns, self._constants)
+        except (EncodingError, LookupError):
+            return None
+        return (outline, texts) if are_unicode(texts) else None
 
     def _make_outline(self, roles: tuple[ExampleRole, ...], with_system: bool) -> Outline | None:
         turns = self.encoder.plan(placeholders(roles, with_system))
@@ -144,7 +169,7 @@ class BatchEncoder:
         """The kinds and runs of the rows of the short way, in `flat`."""
         groups: dict[tuple[int, Hashable], list[int]] = {}
         for row, (outline, key) in enumerate(zip(outlines, keys, strict=True)):
-            if row not in flat.notes and self._even:
+            if key is not _ALONE and row not in flat.notes and self._even:
                 groups.setdefault((id(outline), key), []).append(row)
         known = []
         for key, rows in groups.items():

@@ -19,7 +19,9 @@ from template_audit.frameworks.llamafactory.registry import TemplateSpec
 from template_audit.frameworks.llamafactory.slots import Element
 from template_audit.frameworks.llamafactory.template import Side, is_reasoning
 from template_audit.ids import TEXT
+from template_audit.trace import Traced
 
+_MOST = 4096
 _HOLE = re.compile("\ufdd0(\\d+)\ufdd1")  # noncharacters, which no template writes
 
 
@@ -59,6 +61,10 @@ class Constants:
         self.ids: list[list[int]] = [[]]
         self._encode, self._look_up = encode, look_up
         self._numbers: dict[Element, int] = {}
+
+    def is_full(self, element: Element) -> bool:
+        """True for a text that is not kept, there being so many."""
+        return isinstance(element, str) and len(self.ids) >= _MOST and element not in self._numbers
 
     def number(self, element: Element) -> int:
         """Of a text slot that takes nothing, a `Token` or a `Special`. Raises LookupError for a token without id."""
@@ -101,6 +107,25 @@ def outline_of(turns: Sequence[tuple[Side, Side]], constants: Constants) -> Outl
     if all(len(parts) == 3 for parts in joins):
         return Outline(segments, sides, cast(tuple[tuple[str, int, str], ...], tuple(joins)))
     return Outline(segments, sides, (), tuple(joins))
+
+
+def slots_of(turns: Sequence[tuple[Side, Side]], constants: Constants) -> tuple[Outline, list[str]]:
+    """The outline of one formatted example, good for it alone, and its texts. Raises LookupError as `outline_of`."""
+    segments: list[int] = []
+    sides: list[int] = []
+    texts: list[str] = []
+    for side in (side for turn in turns for side in turn):
+        before = len(segments)
+        for element in (element for block in side for element in block.elements if element):
+            if isinstance(element, Traced) or constants.is_full(element):
+                segments.append(TEXT)
+                texts.append(str.__str__(cast(str, element)))
+            else:
+                segments.append(constants.number(element))
+        if len(segments) == before:
+            segments.append(0)
+        sides.append(len(segments) - before)
+    return Outline(segments, sides, ()), texts
 
 
 class Screen:
