@@ -84,6 +84,12 @@ def results(model: Model, template: str, option_set: str) -> tuple[LlamaFactoryE
         except EncodingError as error:
             examples.append(error)
     made = encoder.encode_ids(examples)
+    for one, row in zip(made, encoder.encode_ids_batch(list(conversations().values())), strict=True):
+        if isinstance(one, EncodingError) or None in one.input_ids or len(one.input_ids) != len(one.labels):
+            assert isinstance(row, EncodingError)
+        else:
+            assert not isinstance(row, EncodingError)
+            assert (row[0].tolist(), row[1].tolist()) == (one.input_ids, one.labels)
     return encoder, [
         "!" if isinstance(one, EncodingError) else recorder().digest([one.input_ids, one.labels]) for one in made
     ]
