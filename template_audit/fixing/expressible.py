@@ -41,7 +41,7 @@ _ENDS = ("wrong-turn-end", "missing-turn-end", "duplicate-turn-end", "turn-end-u
 
 def limits_of(seen: Shown, spec: TemplateSpec, missing: Sequence[str]) -> list[Limit]:
     """The limits of `spec`, a template that was chosen for what `seen` shows; `missing` is what tools lack."""
-    return [*_OF_TOKENS, *_of_tools(seen, missing), *_of_system(seen, spec), *_of_answers(seen, spec)]
+    return [*_OF_TOKENS, *_of_tools(seen, spec, missing), *_of_system(seen, spec), *_of_answers(seen, spec)]
 
 
 def _of_system(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:
@@ -156,7 +156,11 @@ def _of_answers(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:
         )
 
 
-def _of_tools(seen: Shown, missing: Sequence[str]) -> Iterator[Limit]:
+def _of_tools(seen: Shown, spec: TemplateSpec, missing: Sequence[str]) -> Iterator[Limit]:
+    if spec.format_tools.tool_format == "llama3":
+        yield Limit(
+            "LLaMA-Factory's tool prompt `llama3` carries today's date.", ("nondeterministic-template",), with_tools
+        )
     for sentence in missing:
         yield Limit(sentence, _TOOLS, with_tools)
     if seen.call is not None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from jinja2 import Environment
-from jinja2.exceptions import TemplateSyntaxError
-
-from template_audit.model.environment import GenerationTags
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _BRANCHES = ("elif", "else")
 _OPENERS = frozenset({"if", "for", "macro", "call", "filter", "set", "with", "block", "autoescape", "generation"})
@@ -97,6 +96,11 @@ class Source:
 
 def parse(template: str) -> Source | None:
     """The tree of a template's source; None where it cannot be taken apart."""
+    from jinja2 import Environment
+    from jinja2.exceptions import TemplateSyntaxError
+
+    from template_audit.model.environment import GenerationTags
+
     text = "\n".join(re.split(r"\r\n|\r|\n", template))
     text = text.removesuffix("\n")
     environment = Environment(
