@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,13 +39,15 @@ class Surroundings:
     """What a run of `lock` or `check` brings along, beside the entries.
 
     Relative paths of entries start from the working directory or, where nothing is there, from `folder`,
-    that of the lock file. `offline` None leaves it to HF_HUB_OFFLINE.
+    that of the lock file. `offline` None leaves it to HF_HUB_OFFLINE. `hashed` keeps the digests of folders
+    that were looked at.
     """
 
     folder: Path
     config: Config
     offline: bool | None = None
     trust_remote_code: bool = False
+    hashed: dict[tuple[str, str | None], dict[str, str]] = field(default_factory=dict, repr=False)
 
     def path(self, name: str) -> str:
         """A model, config or file of an entry as it is found from here."""
@@ -186,7 +188,10 @@ def same_model(entry: Entry, around: Surroundings) -> bool:
             revision = current_revision(repo, revision, around.offline)
         replaced = {} if request.chat_template is None else _replacement(request, around)
         return revision == entry.model.revision and replaced.items() <= entry.model.files.items()
-    return _digests(locate(around.path(request.model), None, True), request, around) == entry.model.files
+    place = (around.path(request.model), request.chat_template)
+    if place not in around.hashed:  # several entries have one model
+        around.hashed[place] = _digests(locate(place[0], None, True), request, around)
+    return around.hashed[place] == entry.model.files
 
 
 def _replacement(request: Request, around: Surroundings) -> dict[str, str]:
