@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from template_audit.conversation import Conversation
-    from template_audit.runs import Runs
 
     Ids: TypeAlias = NDArray[np.int32]
     Places: TypeAlias = NDArray[np.int64]
@@ -34,8 +33,7 @@ class IdsBatch:
     Row i is ``[offsets[i]:offsets[i + 1]]`` of `input_ids` and `labels` (int32, the same length);
     a label is a token id or −100. A row that could not be encoded is empty and stands in `errors`.
     `notes` are the remarks of the rows that have any, as `EncodedStream.notes`.
-    `tokenized_by` says with what: ``fastokens``, ``tokenizers`` or ``transformers``. `runs` tells which rows
-    differ in their texts alone; None when it was not asked for.
+    `tokenized_by` says with what: ``fastokens``, ``tokenizers`` or ``transformers``.
     """
 
     input_ids: Ids
@@ -44,7 +42,6 @@ class IdsBatch:
     errors: Mapping[int, EncodingError] = field(default_factory=dict)
     notes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     tokenized_by: str = "tokenizers"
-    runs: Runs | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -83,11 +80,8 @@ class IdsBatch:
 class IdsEncoder(Protocol):
     """What an encoder offers beside `Encoder` when it can give ids and labels alone, fast."""
 
-    def encode_ids_batch(self, conversations: Sequence[Conversation], *, runs: bool = False) -> IdsBatch:
-        """Exactly the ids, labels, notes and errors of ``encode_batch(conversations, keep_errors=True)``.
-
-        With `runs` it also says which rows are of one kind (`template_audit.runs`).
-        """
+    def encode_ids_batch(self, conversations: Sequence[Conversation]) -> IdsBatch:
+        """Exactly the ids, labels, notes and errors of ``encode_batch(conversations, keep_errors=True)``."""
         ...
 
     def expect_many(self) -> None:
@@ -114,8 +108,6 @@ def joined(batches: Sequence[IdsBatch]) -> IdsBatch:
         offsets.append(batch.offsets[1:] + tokens)
         rows, tokens = rows + len(batch), tokens + len(batch.input_ids)
     empty = np.zeros(0, dtype=np.int32)
-    from template_audit.runs import joined_runs
-
     names = {batch.tokenized_by for batch in batches}
     return IdsBatch(
         np.concatenate([empty, *(batch.input_ids for batch in batches)]),
@@ -124,7 +116,6 @@ def joined(batches: Sequence[IdsBatch]) -> IdsBatch:
         errors,
         notes,
         "fastokens" if "fastokens" in names else next(iter(names), "tokenizers"),
-        joined_runs(batches),
     )
 
 

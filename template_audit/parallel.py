@@ -53,11 +53,11 @@ class EncodingPool:
             workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(setup,)
         )
 
-    def encode(self, chunks: Iterable[Sequence[Conversation]], *, runs: bool = False) -> Iterator[IdsBatch]:
+    def encode(self, chunks: Iterable[Sequence[Conversation]]) -> Iterator[IdsBatch]:
         """Every chunk encoded, in order. Only a few chunks are held at a time."""
         waiting: deque[Future[IdsBatch]] = deque()
         for chunk in chunks:
-            waiting.append(self._executor.submit(_encode, chunk, runs))
+            waiting.append(self._executor.submit(_encode, chunk))
             while len(waiting) > 2 * self.workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -83,6 +83,6 @@ def _begin(setup: EncoderSetup) -> None:
     _encoder = setup.load()
 
 
-def _encode(chunk: Sequence[Conversation], runs: bool) -> IdsBatch:
+def _encode(chunk: Sequence[Conversation]) -> IdsBatch:
     assert _encoder is not None
-    return _encoder.encode_ids_batch(chunk, runs=runs)
+    return _encoder.encode_ids_batch(chunk)

@@ -11,7 +11,6 @@ rendered and traced one by one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from template_audit.conversation import Conversation
@@ -19,9 +18,8 @@ from template_audit.errors import EncodingError
 from template_audit.ids import IdsBatch, gather, joined, lay_segments
 from template_audit.model.chat_outlines import ChatOutline, Cutter
 from template_audit.model.fast import IdTokenizer, are_unicode
-from template_audit.model.skeletons import Skeleton, Structure, filled, skeleton_of, structure_of, value, views_of
+from template_audit.model.skeletons import Skeleton, Structure, skeleton_of, structure_of, views_of
 from template_audit.model.tokenizer import encode_texts
-from template_audit.runs import Hole, Kinds, Runs, find_runs, no_runs, spread
 from template_audit.stream import IGNORE, EncodedStream
 
 if TYPE_CHECKING:
@@ -37,13 +35,12 @@ _FIRST, _EVERY = 4, 512  # rows compared at the beginning of a structure, and th
 
 
 class _Filled(NamedTuple):
-    """Rows in flat arrays, and those that have to be rendered after all. `segments` as `find_runs` takes them."""
+    """Rows in flat arrays, and those that have to be rendered after all."""
 
     ids: Ids
     labels: Ids
     offsets: Places
     refused: list[int]
-    segments: tuple[Places, Places] | None
 
 
 class _Known:
@@ -83,15 +80,13 @@ class ChatBatchEncoder:
         if self.tokenizer.name != "transformers":
             self._cutter = Cutter(tokenizer, encoder.stops, encoder.specials)
         self._known: dict[Structure, _Known] = {}
-        self._kinds = Kinds()
-        self._lossless = self.tokenizer.is_lossless
 
-    def encode(self, conversations: Sequence[Conversation], runs: bool = False) -> IdsBatch:
-        """All conversations, chunk by chunk; with `runs` as `IdsEncoder.encode_ids_batch` has it."""
+    def encode(self, conversations: Sequence[Conversation]) -> IdsBatch:
+        """All conversations, chunk by chunk."""
         chunks = range(0, len(conversations), CHUNK) or (0,)
-        return joined([self._encode_chunk(conversations[start : start + CHUNK], runs) for start in chunks])
+        return joined([self._encode_chunk(conversations[start : start + CHUNK]) for start in chunks])
 
-    def _encode_chunk(self, conversations: Sequence[Conversation], runs: bool) -> IdsBatch:
+    def _encode_chunk(self, conversations: Sequence[Conversation]) -> IdsBatch:
         texts: list[list[str]] = [[] for _ in conversations]
         variants: list[_Variant | None] = [None] * len(conversations)
         if self._cutter is not None and self._cutter.usable:
@@ -99,7 +94,7 @@ class ChatBatchEncoder:
         short = [index for index, variant in enumerate(variants) if variant is not None]
         pairs: list[tuple[_Variant, list[str]]] = [(variants[i], texts[i]) for i in short]  # type: ignore[misc]
         flat = self._fill(pairs)
-        ids, labels, offsets, refused, segments = flat
+        ids, labels, offsets, refused = flat
         sample = self._sample([variants[i] for i in short])  # type: ignore[misc]
         others = sorted({*(i for i, variant in enumerate(variants) if variant is None), *(short[k] for k in refused)})
         compared = sorted({short[k] for k in sample} - set(others))
@@ -117,17 +112,10 @@ class ChatBatchEncoder:
                 f"Row `{conversations[wrong[0]].id}` is not what the chat template was expected to make of it; all "
                 "rows like it are rendered one by one from here on."
             )
-            return self._encode_chunk(conversations, runs)
-        if others:
-            made = self._merged(flat, places, dict(zip(others, surely, strict=False)), len(conversations))
-        else:
-            made = IdsBatch(ids, labels, offsets, {}, {}, self.tokenizer.name)
-        if not runs:
-            return made
-        if segments is None:
-            return replace(made, runs=no_runs(len(made)))
-        found = self._runs(pairs, ids, *segments)
-        return replace(made, runs=spread(found, offsets, short, others, made.offsets))
+            return self._encode_chunk(conversations)
+        if not others:
+            return IdsBatch(ids, labels, offsets, {}, {}, self.tokenizer.name)
+        return self._merged(flat, places, dict(zip(others, surely, strict=False)), len(conversations))
 
     def _choose(
         self, conversations: Sequence[Conversation], texts: list[list[str]], variants: list[_Variant | None]
@@ -199,7 +187,7 @@ class ChatBatchEncoder:
 
         if not rows:
             empty = np.zeros(0, dtype=np.int32)
-            return _Filled(empty, empty, np.zeros(1, dtype=np.int64), [], None)
+            return _Filled(empty, empty, np.zeros(1, dtype=np.int64), [])
         assert self._cutter is not None
         outlines = [variant.outline for variant, _ in rows]
         texts = [text for variant, values in rows for text in variant.outline.fill(values)]
@@ -208,7 +196,7 @@ class ChatBatchEncoder:
             tokens, shown = self.tokenizer.encode(texts), self.tokenizer.encode(heads)
         except EncodingError:
             empty = np.zeros(0, dtype=np.int32)
-            return _Filled(empty, empty, np.zeros(len(rows) + 1, dtype=np.int64), list(range(len(rows))), None)
+            return _Filled(empty, empty, np.zeros(len(rows) + 1, dtype=np.int64), list(range(len(rows))))
         segments = [segment for outline in outlines for segment in outline.segments]
         pool, starts, lengths = lay_segments(segments, self._cutter.constants, tokens)
         ids: Ids = gather(pool, starts, lengths)
@@ -224,7 +212,6 @@ class ChatBatchEncoder:
         end = places[first[rows_of_turns] + np.array([turn.last for turn in trained], dtype=np.int64)]
         end += np.array([turn.end for turn in trained], dtype=np.int64)
         refused: list[int] = []
-        cut: tuple[Places, Places] | None = places, first
         if heads:
             turn_first = np.cumsum(turns) - turns
             of_heads = [turn_first[row] + head.turn for row, outline in enumerate(outlines) for head in outline.heads]
@@ -233,48 +220,18 @@ class ChatBatchEncoder:
             room = len(ids) - begin[where]
             seen = gather(ids, begin[where], np.minimum(sizes, room))
             if len(seen) != len(shown[0]):  # some prompt is longer than all that follows it
-                refused, cut = list(range(len(rows))), None
+                refused = list(range(len(rows)))
             else:
                 differs = np.zeros(len(seen) + 1, dtype=np.int64)
                 np.cumsum(seen != shown[0], out=differs[1:])
                 wrong = differs[shown[1][1:]] != differs[shown[1][:-1]]
                 refused = np.unique(rows_of_turns[where[wrong]]).tolist()
                 begin[where] += sizes
-                # From here on a head is a segment of its own.
-                after = [first[row] + head.segment + 1 for row, o in enumerate(outlines) for head in o.heads]
-                more = np.zeros(len(first), dtype=np.int64)
-                np.cumsum([len(outline.heads) for outline in outlines], out=more[1:])
-                cut = np.insert(places, after, begin[where]), first + more
         edges = np.zeros(len(ids) + 1, dtype=np.int64)
         np.add.at(edges, begin, 1)
         np.add.at(edges, np.maximum(begin, end), -1)
         labels = np.where(np.cumsum(edges[:-1]) > 0, ids, np.int32(IGNORE))
-        return _Filled(ids, labels, places[first], refused, cut)
-
-    def _runs(self, rows: Sequence[tuple[_Variant, list[str]]], ids: Ids, places: Places, first: Places) -> Runs:
-        """The kinds and runs of filled rows."""
-        groups: dict[int, list[int]] = {}
-        for row, (variant, texts) in enumerate(rows):
-            if self._lossless and all(value(hole, texts) == texts[hole[0]] for hole in variant.outline.stripped):
-                groups.setdefault(id(variant), []).append(row)
-        known = []
-        for key, members in groups.items():
-            holes = self._holes(rows[members[0]][0].outline)
-            if holes is not None:
-                known.append((self._kinds.number(key), holes, members))
-        return Runs(*find_runs(ids, places, first, known))
-
-    def _holes(self, outline: ChatOutline) -> list[Hole] | None:
-        """The holes of an outline whose heads are segments of their own; None when a segment has several."""
-        holes = []
-        for segment, parts in enumerate(outline.pieces()):
-            at = [number for number, part in enumerate(parts) if not isinstance(part, str)]
-            if len(at) > 1:
-                return None
-            if at:
-                before, after = filled(parts[: at[0]], ()), filled(parts[at[0] + 1 :], ())
-                holes.append(Hole(segment, tuple(self._encode(before)), tuple(self._encode(after))))
-        return holes
+        return _Filled(ids, labels, places[first], refused)
 
     def _merged(
         self,

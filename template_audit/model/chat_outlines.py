@@ -55,24 +55,6 @@ class ChatOutline:
     trained: tuple[Range, ...]
     heads: tuple[Head, ...]
 
-    @property
-    def stripped(self) -> list[Hole]:
-        """The holes whose text is stripped of something."""
-        return [part for parts in self.texts for part in parts if not isinstance(part, str) and part[1]]
-
-    def pieces(self) -> list[tuple[Part, ...]]:
-        """What every segment is made of, heads being segments of their own; nothing for constants."""
-        heads = {head.segment: head.parts for head in self.heads}
-        texts = iter(self.texts)
-        out: list[tuple[Part, ...]] = []
-        for number, segment in enumerate(self.segments):
-            parts = next(texts) if segment == TEXT else ()
-            if number in heads:
-                out.append(heads[number])
-                parts = _behind(heads[number], parts)
-            out.append(parts)
-        return out
-
     def fill(self, texts: Sequence[str]) -> list[str]:
         """The texts of the segments of a conversation."""
         return [filled(parts, texts) for parts in self.texts]
@@ -80,15 +62,6 @@ class ChatOutline:
     def fill_heads(self, texts: Sequence[str]) -> list[str]:
         """The texts of the heads."""
         return [filled(head.parts, texts) for head in self.heads]
-
-
-def _behind(head: tuple[Part, ...], parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """`parts`, which begin with `head`, without it."""
-    if not parts:
-        return ()
-    last, here = head[-1], parts[len(head) - 1]
-    left = here[len(last) :] if isinstance(last, str) and isinstance(here, str) else ""
-    return (left, *parts[len(head) :]) if left else parts[len(head) :]
 
 
 class _Segment(NamedTuple):

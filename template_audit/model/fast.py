@@ -90,17 +90,6 @@ class IdTokenizer:
         self._pays_from = 0 if use_fastokens else PAYS_FROM
         self._seen = self._texts = self._compared = 0
 
-    @property
-    def is_lossless(self) -> bool:
-        """True when the tokens of a text, put together, are that text: byte-level, with no normaliser but NFC."""
-        if self.name == "transformers":
-            return False
-        backend = self.tokenizer.backend_tokenizer
-        kind = b"" if backend.pre_tokenizer is None else backend.pre_tokenizer.__getstate__()
-        whole = b'"add_prefix_space":true' not in kind and b'"Whitespace' not in kind and b"Removed" not in kind
-        normal = backend.normalizer is None or backend.normalizer.__getstate__() == b'{"type":"NFC"}'
-        return normal and b'"ByteLevel"' in kind and whole
-
     def expect_many(self) -> None:
         """A whole data set will come: load fastokens now, not when that much text has come."""
         self._pays_from = 0

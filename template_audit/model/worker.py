@@ -218,6 +218,8 @@ def watch(job: Job, environments: dict[tuple[Any, ...], ChatEnvironment], limit:
             if str.__ne__(made, text) or "".join(map(watched.value, parts_of(made))) != text:
                 return [{}]
             parts.append(list(parts_of(made)))
+    except MemoryError:
+        return [{"exhausted": True}]
     except (Exception, Unprovable):
         return [{}]
     return [{"parts": parts, "questions": list(watched.questions)}]

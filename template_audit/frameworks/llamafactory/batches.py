@@ -8,8 +8,7 @@ object for each token (`flat`). What cannot be encoded goes the encoder's own wa
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from template_audit.conversation import Conversation
@@ -31,10 +30,9 @@ from template_audit.frameworks.llamafactory.registry import Special, Token
 from template_audit.frameworks.llamafactory.saved_template import special_token
 from template_audit.frameworks.llamafactory.slots import Element
 from template_audit.frameworks.llamafactory.streams import checked
-from template_audit.ids import TEXT, IdsBatch, joined
+from template_audit.ids import IdsBatch, joined
 from template_audit.model.fast import IdTokenizer, are_unicode
 from template_audit.model.tokenizer import encode_texts
-from template_audit.runs import Hole, Kinds, Runs, find_runs, moved, no_runs, spread
 
 if TYPE_CHECKING:
     from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
 
 CHUNK = 4096
 """Conversations that are tokenized and put together at once."""
-
-_ALONE = "no other row"  # in place of what a row has in common with others
 
 
 class BatchEncoder:
@@ -55,23 +51,20 @@ class BatchEncoder:
         self._screen = Screen(encoder.template)
         self._constants = Constants(self._encode, self._look_up)
         self._outlines: dict[tuple[tuple[ExampleRole, ...], bool], Outline | None] = {}
-        self._kinds = Kinds()
-        self._even = self.tokenizer.is_lossless
         self._eos: int | None = None
         if encoder.template.efficient_eos:
             found = special_token(Special("eos_token"), encoder.tokenizer)
             self._eos = None if found is None else found[1]
 
-    def encode(self, conversations: Sequence[Conversation], runs: bool = False) -> IdsBatch:
-        """All conversations, chunk by chunk; with `runs` as `IdsEncoder.encode_ids_batch` has it."""
+    def encode(self, conversations: Sequence[Conversation]) -> IdsBatch:
+        """All conversations, chunk by chunk."""
         chunks = range(0, len(conversations), CHUNK) or (0,)
-        return joined([self._encode_chunk(conversations[start : start + CHUNK], runs) for start in chunks])
+        return joined([self._encode_chunk(conversations[start : start + CHUNK]) for start in chunks])
 
-    def _encode_chunk(self, conversations: Sequence[Conversation], runs: bool) -> IdsBatch:
+    def _encode_chunk(self, conversations: Sequence[Conversation]) -> IdsBatch:
         outlines: list[Outline] = []
         texts: list[str] = []
         short: list[int] = []  # the conversations that go the short way
-        keys: list[Hashable] = []  # what they have in common with others, beside the outline
         others: dict[int, Example | EncodingError] = {}
         notes: dict[int, tuple[str, ...]] = {}
         for index, conversation in enumerate(conversations):
@@ -84,7 +77,6 @@ class BatchEncoder:
             outline = None if row is None else self._outline(row)
             if row is not None and outline is not None and are_unicode(row.values):
                 filled = outline.texts(row.values)
-                keys.append(None if example is None else _key(example))
             else:
                 if example is None:
                     (example,) = self.encoder.examples_of([conversation])
@@ -93,27 +85,22 @@ class BatchEncoder:
                     others[index] = example
                     continue
                 outline, filled = slots
-                keys.append(_ALONE)
             if isinstance(example, Example) and example.notes:
                 notes[index] = example.notes
             outlines.append(outline)
             short.append(index)
             texts += filled
         flat = self._flat(outlines, texts)
-        found = self._runs(outlines, keys, flat) if runs and flat is not None else None
         if flat is None:
             refused: Sequence[int] = range(len(short))
         else:
             refused = flat.refused
             notes.update({short[k]: (*notes.get(short[k], ()), *made) for k, made in flat.notes.items()})
         if flat is not None and not others and not refused:
-            return IdsBatch(flat.ids, flat.labels, flat.offsets, {}, notes, self.tokenizer.name, found)
+            return IdsBatch(flat.ids, flat.labels, flat.offsets, {}, notes, self.tokenizer.name)
         again = [short[k] for k in refused]
         others.update(zip(again, self.encoder.examples_of([conversations[i] for i in again]), strict=True))
-        made = self._merged(len(conversations), flat, short, others, notes)
-        if found is None or flat is None:
-            return replace(made, runs=no_runs(len(made))) if runs else made
-        return replace(made, runs=spread(found, flat.offsets, short, [*others], made.offsets))
+        return self._merged(len(conversations), flat, short, others, notes)
 
     def _outline(self, row: Row) -> Outline | None:
         key = row.roles, bool(row.values[0])
@@ -165,29 +152,6 @@ class BatchEncoder:
             return None
         return assemble(outlines, self._constants, tokens, encoder.settings, self._eos, encoder.registry.behaviours)
 
-    def _runs(self, outlines: list[Outline], keys: list[Hashable], flat: Flat) -> Runs:
-        """The kinds and runs of the rows of the short way, in `flat`."""
-        groups: dict[tuple[int, Hashable], list[int]] = {}
-        for row, (outline, key) in enumerate(zip(outlines, keys, strict=True)):
-            if key is not _ALONE and row not in flat.notes and self._even:
-                groups.setdefault((id(outline), key), []).append(row)
-        known = []
-        for key, rows in groups.items():
-            holes = self._holes(outlines[rows[0]])
-            if holes is not None:
-                known.append((self._kinds.number(key), holes, rows))
-        kinds, first, starts, ends = find_runs(*flat.uncut, known)
-        return moved(Runs(kinds, first, starts, ends), flat.uncut[1][flat.uncut[2]], flat.offsets)
-
-    def _holes(self, outline: Outline) -> list[Hole] | None:
-        if outline.joins:
-            return None
-        segments = [number for number, segment in enumerate(outline.segments) if segment == TEXT]
-        return [
-            Hole(segment, tuple(self._encode(before)), tuple(self._encode(after)))
-            for segment, (before, _, after) in zip(segments, outline.holes, strict=True)
-        ]
-
     def _merged(
         self,
         count: int,
@@ -225,9 +189,3 @@ class BatchEncoder:
         ids_flat = np.concatenate([empty, *(ids for ids, _ in rows)])
         labels_flat = np.concatenate([empty, *(labels for _, labels in rows)])
         return IdsBatch(ids_flat, labels_flat, offsets, errors, dict(sorted(notes.items())), self.tokenizer.name)
-
-
-def _key(example: Example | EncodingError) -> Hashable:
-    """What in an example decides about its stream, beside roles and texts."""
-    assert isinstance(example, Example)
-    return example.system_message, example.notes, tuple(m.message for m in (*example.prompt, *example.response))

@@ -126,9 +126,9 @@ class LlamaFactoryEncoder:
         """The same, with spans, Origins and turns at once."""
         return self.encode_examples(self.examples_of(conversations), keep_errors=keep_errors)
 
-    def encode_ids_batch(self, conversations: Sequence[Conversation], *, runs: bool = False) -> IdsBatch:
+    def encode_ids_batch(self, conversations: Sequence[Conversation]) -> IdsBatch:
         """Ids and labels alone, many times faster: see `template_audit.ids.IdsEncoder`."""
-        return self.batches.encode(conversations, runs)
+        return self.batches.encode(conversations)
 
     def expect_many(self) -> None:
         """See `template_audit.ids.IdsEncoder`."""

@@ -30,8 +30,6 @@ class Flat(NamedTuple):
     offsets: Places
     notes: Mapping[int, tuple[str, ...]]
     refused: Sequence[int]
-    uncut: tuple[Ids, Places, Places]
-    """All ids before any cut, where every segment begins, and which is the first of every row."""
 
 
 def assemble(
@@ -56,7 +54,6 @@ def assemble(
     turns = np.array([len(outline.sides) // 2 for outline in outlines], dtype=np.int64)
     turn_first = np.cumsum(turns) - turns
     flat = gather(pool, starts, lengths)
-    uncut = flat, _offsets(lengths), _offsets(np.array([len(o.segments) for o in outlines], dtype=np.int64))
     side_starts = np.cumsum(side_lengths) - side_lengths
     kept = _kept(side_lengths, turns, turn_first, options, eos is not None, behaviours)
     last = turn_first + turns - 1
@@ -70,7 +67,7 @@ def assemble(
         trained[0::2] = True
     if eos is None and not kept.cut:
         labels = np.where(np.repeat(trained, side_lengths), flat, np.int32(IGNORE))
-        return Flat(flat, labels, _offsets(row_sides), kept.notes, (), uncut)
+        return Flat(flat, labels, _offsets(row_sides), kept.notes, ())
     part_starts, part_lengths, part_trained = side_starts, kept.lengths, trained
     if eos is not None:
         at = 2 * (last + 1)
@@ -85,7 +82,7 @@ def assemble(
     refused: Sequence[int] = ()
     if eos is not None:
         refused = _label_eos(labels, eos, kept, turns, turn_first, part_lengths, options, behaviours)
-    return Flat(ids, labels, offsets, kept.notes, refused, uncut)
+    return Flat(ids, labels, offsets, kept.notes, refused)
 
 
 def _offsets(lengths: Places) -> Places:
