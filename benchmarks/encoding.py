@@ -72,10 +72,16 @@ HEAD = """# Encoding whole data sets
 
 `python benchmarks/encoding.py`: rows per second from conversations to ids and labels, beside LLaMA-Factory 0.9.5's own
 preprocessing (`Dataset.map` with its SupervisedDatasetProcessor) and bare `fastokens.encode_batch` of the same
-strings. Same rows in the same run, the sides in turn; medians of {rounds} rounds; one thread per process. All ids and
-labels were equal (digests). {day}, {versions}; load average at the end {load:.1f} on {cpus} cores.
+strings. Same rows in the same run, the sides in turn; rounds: {rounds} (medians); one thread per process. All ids and
+labels were equal (digests).
 
-Ratios: ours over LLaMA-Factory's with as many processes; and bare fastokens over ours (how far from the limit).
+{day}, {versions}; load average at the end {load:.1f} on {cpus} cores (above {cpus}, others were at work and single
+numbers mean little).
+
+Ratios: ours over LLaMA-Factory's with as many processes; unaided is ours without fastokens, in one process; bare/ours
+is how far from the limit. Loading is not counted: fastokens takes one to two seconds for a tokenizer. Of ours, about
+half of the time on short rows is fastokens, the rest planning and putting together; on few long rows it is the
+comparison of the first 65,536 characters with tokenizers.
 
 | tokenizer | rows | tokens | LF, 1 | LF, 2 | ours, 1 | ratio | ours, 2 | ratio | unaided | ratio | bare | bare/ours |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
