@@ -39,6 +39,8 @@ def assert_transformers_writes_what_was_trained(spec: str, options: dict[str, An
         tools = list(conversation.tools) if conversation.tools else None
         assert tokenizer.apply_chat_template(conversation.openai_messages(), tools=tools, tokenize=False) == wanted
         compared += 1
+    if not compared:
+        pytest.skip(f"{spec} looks tokens up that {name} does not have, so nothing can be trained with it")
     return compared
 
 
