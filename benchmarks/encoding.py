@@ -78,13 +78,13 @@ labels were equal (digests).
 {day}, {versions}; load average at the end {load:.1f} on {cpus} cores (above {cpus}, others were at work and single
 numbers mean little).
 
-Ratios: ours over LLaMA-Factory's with as many processes; unaided is ours without fastokens, in one process; bare/ours
-is how far from the limit. Loading is not counted: fastokens takes one to two seconds for a tokenizer. Of ours, about
-half of the time on short rows is fastokens, the rest planning and putting together; on few long rows it is the
-comparison of the first 65,536 characters with tokenizers.
+Ratios: ours over LLaMA-Factory's with as many processes; CPU is the ratio of CPU time in one process; unaided is ours
+without fastokens, in one process; bare/ours is how far from the limit. Loading is not counted: fastokens takes one to
+two seconds for a tokenizer. Of ours, about half of the time on short rows is fastokens, the rest planning and putting
+together; on few long rows it is the comparison of the first 65,536 characters with tokenizers.
 
-| tokenizer | rows | tokens | LF, 1 | LF, 2 | ours, 1 | ratio | ours, 2 | ratio | unaided | ratio | bare | bare/ours |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| tokenizer | rows | tokens | LF, 1 | LF, 2 | ours, 1 | ratio | CPU | ours, 2 | ratio | unaided | ratio | bare | /ours |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """.replace("{cpus}", str(os.cpu_count()))
 
 
@@ -99,7 +99,7 @@ def line(model: str, template: str, kind: str, rounds: Sequence[dict[str, float]
 
     return (
         f"| {model}, `{template}` | {kind} | {rate('tokens'):.0f} | {rate('lf1'):,.0f} | {rate('lf2'):,.0f} "
-        f"| {rate('ours1'):,.0f} | **{ratio('ours1', 'lf1'):.1f}** | {rate('ours2'):,.0f} "
+        f"| {rate('ours1'):,.0f} | **{ratio('ours1', 'lf1'):.1f}** | {rate('cpu'):.1f} | {rate('ours2'):,.0f} "
         f"| **{ratio('ours2', 'lf2'):.1f}** | {rate('sure1'):,.0f} | {ratio('sure1', 'lf1'):.1f} "
         f"| {rate('bare'):,.0f} | {ratio('bare', 'ours1'):.2f} |"
     )
@@ -128,7 +128,9 @@ def measured(folder: str, template: str, rows: Sequence[Pair], lf_python: str) -
         os.environ["TEMPLATE_AUDIT_FASTOKENS"] = switch
         encoder: Any = setup.load()
         encoder.encode_ids_batch(conversations[:1])
+        used = time.process_time()
         seconds, batch = timed(lambda encoder=encoder: encoder.encode_ids_batch(conversations))
+        out["cpu"] = theirs["cpu"] / (time.process_time() - used)
         out[name] = len(rows) / seconds
         digests[f"{name} ({batch.tokenized_by})"] = digest(batch)
 

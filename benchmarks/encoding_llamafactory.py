@@ -5,7 +5,7 @@
 A job names the tokenizer's folder, the template, the options, the rows (question and answer each) and
 the values of `num_proc`. Only ``Dataset.map`` with the framework's processor is timed, as its
 ``_get_preprocessed_dataset`` (data/loader.py) runs it. The answer is one JSON line: seconds per
-`num_proc`, and a digest of all ids and labels.
+`num_proc`, CPU seconds of the run in one process, and a digest of all ids and labels.
 """
 
 import array
@@ -58,7 +58,7 @@ def main():
     processor = SupervisedDatasetProcessor(template, tokenizer, AnyProcessor(), arguments)
     answer = {"seconds": {}}
     for workers in job["num_proc"]:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         made = dataset.map(
             processor.preprocess_dataset,
             batched=True,
@@ -69,6 +69,8 @@ def main():
             desc="Running tokenizer on dataset",
         )
         answer["seconds"][str(workers)] = time.perf_counter() - started
+        if workers == 1:
+            answer["cpu"] = time.process_time() - used
     digest = hashlib.sha256()
     tokens = 0
     for batch in made.iter(1000):
