@@ -47,7 +47,12 @@ if TYPE_CHECKING:
 @click.option(
     "--show", metavar="ROW", type=click.IntRange(min=1), help="Show this row in full, with its diff, and no other."
 )
-@click.option("--jobs", metavar="N", type=click.IntRange(min=1), help="Processes; by default one for each core.")
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Processes; by default one for each core, and one for little data.",
+)
 @configured
 @reported
 @click.option("-v", "--verbose", is_flag=True, help="Every cause, with its evidence.")
@@ -91,16 +96,9 @@ def COMMAND(
     if show is not None:
         return _show(scan, sources, show, outputs, verbose=verbose, quiet=quiet)
     with _Bar(silent=quiet) as bar:
-        record = scan.run(sources, selection, jobs=jobs or _cores(), progress=bar.advance)
+        record = scan.run(sources, selection, jobs=jobs, progress=bar.advance)
     write_scan(record, outputs, verbose=verbose, quiet=quiet)
     return record.exit_code
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare(

@@ -208,6 +208,12 @@ def one_row(sources: Sequence[Source], number: int) -> Item:
     raise UsageError(f"There is no row {number}: the data has {before:,}.")
 
 
+def size_of(sources: Sequence[Source]) -> int | None:
+    """Bytes of all sources; None when that is not known of all."""
+    sizes = [source.opened.size if isinstance(source, FileSource) else None for source in sources]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
 def conversation_of(item: Item) -> Conversation | DataError:
     """The conversation in an item, or why there is none."""
     if not isinstance(item, Raw):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from template_audit.scanning.rows import (
     digest,
     numbered,
     share_read,
+    size_of,
 )
 from template_audit.scanning.tally import Tally
 from template_audit.scanning.work import CHUNK_BYTES, CHUNK_ROWS, Chunk, Pool, Setup, Worker
@@ -36,6 +38,8 @@ _MISTRUSTED = (
     "Rows of one structure did not all show the same, so every row went through every rule; please report this with "
     "the model and a few rows."
 )
+_MUCH = 8 << 20
+"""Bytes of data from which on several processes, each with a model of its own, are worth their start."""
 _PRUNE = 64  # chunks after which rows that no report shows any more are let go
 
 
@@ -64,13 +68,14 @@ class Scan:
         sources: Sequence[Source],
         selection: Selection | None = None,
         *,
-        jobs: int = 1,
+        jobs: int | None = None,
         part: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> ScanRecord:
         """Scan the rows of `sources`. An interrupt (Ctrl-C) gives the report so far, marked as partial.
 
-        The report does not depend on `jobs`. `part`: it keeps what merging needs, as that of a shard does.
+        The report does not depend on `jobs`; None is one process for each core, and one for little data.
+        `part`: it keeps what merging needs, as that of a shard does.
         Raises DataError when a source cannot be read at all.
         """
         selection = selection or Selection()
@@ -89,7 +94,7 @@ class Scan:
         self,
         sources: Sequence[Source],
         selection: Selection,
-        jobs: int,
+        jobs: int | None,
         progress: Callable[[Progress], None] | None,
         part: bool,
         notes: tuple[str, ...] = (),
@@ -105,7 +110,9 @@ class Scan:
                 sent += 1
                 yield row
 
-        with Pool(self.setup, jobs, self.here) as pool:
+        size = size_of(sources)
+        many = size is None or size >= _MUCH
+        with Pool(replace(self.setup, many=many), jobs or (_cores() if many else 1), self.here) as pool:
             try:
                 for count, (chunk, done) in enumerate(pool.map(_chunks(taken(), repetitions)), 1):
                     if done.mistrusted:
@@ -138,6 +145,11 @@ class Scan:
             whole=not part and selection.shard is None,
             notes=notes,
         )
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Mistrusted(Exception):
@@ -227,7 +239,7 @@ def scan(
     *,
     format: str | None = None,
     selection: Selection | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     **request: Any,
 ) -> ScanRecord:
     """Scan `datasets` (files, folders, data sets of the hub) for `model`; `request` is what `open_scan` takes.
@@ -253,4 +265,4 @@ def scan_rows(
         raise UsageError(
             f"Unknown row format `{format}`; known are {', '.join(formats())}.{nearest(format, list(formats()))}"
         )
-    return scan.run([MemorySource(name, format, list(rows))], part=True)
+    return scan.run([MemorySource(name, format, list(rows))], jobs=1, part=True)

@@ -9,9 +9,10 @@ template's text, its ids, the tokens in which template and text have merged, lab
 and what inference shows before each answer, as far as it goes beyond the runs before it.
 
 A row is plain when nothing in its words can matter beyond that: both streams have the same messages'
-text in the same order and the same ids; the labels of a run are all on or all off; no run holds a
-control token; no text holds a marker, a word of thinking, the beginning of either at its end, or a
-placeholder; nothing was cut to a length limit; there are no tool calls, whose parts rules look up.
+text in the same order, but for whitespace around it, and the same ids; the labels of a run are all on
+or all off; no run holds a control token; no text holds a marker, a word of thinking, the beginning of
+either at its end, or a placeholder; nothing was cut to a length limit; there are no tool calls, whose
+parts rules look up.
 What is not plain has no structure here, and goes through the rules.
 """
 
@@ -132,12 +133,8 @@ def _same(
     rules look for.
     """
     here, there = ours.piece.origin, theirs.piece.origin
-    text = subject.text[ours.piece.start : ours.piece.end]
-    if (
-        here.message != there.message
-        or _OWN[here.field] != _OWN[there.field]
-        or text != reference.text[theirs.piece.start : theirs.piece.end]
-    ):
+    text, other = _text_of(subject, ours), _text_of(reference, theirs)
+    if here.message != there.message or _OWN[here.field] != _OWN[there.field] or text.strip() != other.strip():
         raise _NotPlain
     ids, others = subject.input_ids[ours.start : ours.end], reference.input_ids[theirs.start : theirs.end]
     if ids != others or _lead(subject, ours) != _lead(reference, theirs):
@@ -145,14 +142,29 @@ def _same(
         ids = subject.input_ids[ours.start : ours.end]
         if ids != reference.input_ids[theirs.start : theirs.end] or _lead(subject, ours) != _lead(reference, theirs):
             raise _NotPlain
+    if text != other and not (_holds_no_edge(subject, ours) and _holds_no_edge(reference, theirs)):
+        raise _NotPlain
     if not control.special.isdisjoint(ids) or max(ids) >= control.size or is_telling(text):
         raise _NotPlain
     return theirs, ours
 
 
+def _text_of(stream: EncodedStream, run: Run) -> str:
+    return stream.text[run.piece.start : run.piece.end]
+
+
 def _lead(stream: EncodedStream, run: Run) -> int:
-    """How many characters of the piece stand before its run."""
-    return stream.spans[run.start][0] - run.piece.start
+    """How many characters of the piece, without whitespace around it, stand before its run."""
+    text = _text_of(stream, run)
+    return stream.spans[run.start][0] - run.piece.start - (len(text) - len(text.lstrip()))
+
+
+def _holds_no_edge(stream: EncodedStream, run: Run) -> bool:
+    """True when whitespace at the ends of the piece is outside of the run, so that the structure shows it."""
+    start, end = stream.spans[run.start][0], stream.spans[run.end - 1][1]
+    before, after = stream.text[run.piece.start : start], stream.text[end : run.piece.end]
+    begins = bool(before.strip()) or not stream.text[start].isspace()
+    return begins and (bool(after.strip()) or not stream.text[end - 1].isspace())
 
 
 def _trimmed(one: EncodedStream, a: Run, other: EncodedStream, b: Run) -> tuple[Run, Run]:

@@ -17,6 +17,7 @@ from template_audit.audit import Examiner, rules_with
 from template_audit.config import Ignore
 from template_audit.conversation import Conversation
 from template_audit.findings import Level
+from template_audit.ids import IdsEncoder
 from template_audit.scanning.evaluate import Evaluator
 from template_audit.scanning.rows import Item, conversation_of
 from template_audit.scanning.tally import Tally
@@ -45,6 +46,8 @@ class Setup:
     ignores: tuple[Ignore, ...] = ()
     seed: int = 0
     by_structure: bool = True
+    many: bool = False
+    """Whether so many rows will come that whatever takes a second to set up pays."""
 
     def worker(self, encoders: tuple[Encoder, Encoder] | None = None) -> Worker:
         """An evaluator with a tally, with encoders of its own unless they are there already."""
@@ -55,6 +58,10 @@ class Setup:
                 load_encoder(self.reference, self.model, **self.reference_options),
                 load_encoder(self.subject, self.model, framework_source=self.framework_source, **self.subject_options),
             )
+        if self.many:
+            for encoder in encoders:
+                if isinstance(encoder, IdsEncoder):
+                    encoder.expect_many()
         rules = rules_with(self.severities, "error")
         examiner = Examiner(self.model, *encoders, rules, self.severities)
         return Worker(Evaluator(examiner, _Share(self.seed), self.by_structure), self.ignores)
