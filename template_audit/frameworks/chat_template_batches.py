@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CHUNK = 2048
 """Conversations that are tokenized and put together at once."""
 
-_WORTH = 4  # rows of one structure from which watching the template pays
+_WORTH = 4  # rows from which watching the template pays
 _VARIANTS = 6  # how often a structure is watched, when texts make the template take other paths
 _FIRST, _EVERY = 4, 512  # rows compared at the beginning of a structure, and then one of how many
 
@@ -44,12 +44,17 @@ class _Filled(NamedTuple):
 
 
 class _Known:
-    """What is known of one structure."""
+    """What is known of one structure: `missed` rows were of no variant when they came."""
 
     def __init__(self) -> None:
         self.variants: list[_Variant] = []
         self.watched = 0
-        self.rows = 0
+        self.missed = 0
+
+    @property
+    def is_due(self) -> bool:
+        """True when it pays to watch the template once more."""
+        return self.watched < _VARIANTS and self.missed >= _WORTH * (self.watched + 1)
 
 
 class _Variant:
@@ -132,19 +137,13 @@ class ChatBatchEncoder:
             left.setdefault(structure, []).append(index)
         for structure, rows in left.items():
             known = self._known.setdefault(structure, _Known())
-            known.rows += len(rows)
-        while left:
-            for structure, rows in left.items():
-                left[structure] = [i for i in rows if not self._find(self._known[structure], i, texts, variants)]
-            left = {
-                structure: rows
-                for structure, rows in left.items()
-                if len(rows) >= min(_WORTH, self._known[structure].rows)
-                and self._known[structure].rows >= _WORTH
-                and self._known[structure].watched < _VARIANTS
-            }
-            if left:
-                self._watch(left, conversations)
+            left[structure] = [index for index in rows if not self._find(known, index, texts, variants)]
+            known.missed += len(left[structure])
+        while due := {s: rows for s, rows in left.items() if rows and self._known[s].is_due}:
+            self._watch(due, conversations)
+            for structure, rows in due.items():
+                known = self._known[structure]
+                left[structure] = [index for index in rows if not self._find(known, index, texts, variants)]
 
     def _find(self, known: _Known, index: int, texts: list[list[str]], variants: list[_Variant | None]) -> bool:
         for variant in known.variants:

@@ -204,3 +204,13 @@ def test_no_rows_and_trained_counts() -> None:
     trained = [int((row[1] != -100).sum()) for row in made if not isinstance(row, EncodingError)]
     assert np.array_equal(made.trained, trained)
     assert made.lengths.sum() == len(made.input_ids)
+
+
+def test_rows_that_come_few_at_a_time_are_filled_in_as_well() -> None:
+    encoder = loaded("qwen3-like")
+    for n in range(0, 12, 2):
+        rows = [Conversation((Message("user", f"Number {k}"), Message("assistant", "Yes."))) for k in (n, n + 1)]
+        hold_against(encoder.encode_ids_batch(rows), encoder.encode_in_full(rows))
+    (known,) = encoder.batches._known.values()
+    assert known.watched == 1
+    assert known.variants[0].rows == 10
