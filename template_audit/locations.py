@@ -111,6 +111,7 @@ class _Places:
     reference: str
     run: RunFile | None
     literals: dict[str, list[Literal]] = field(default_factory=dict)
+    key_lines: dict[tuple[str, str], int | None] = field(default_factory=dict)
 
     def of(self, finding: Finding) -> Location:
         if self.run is not None and not self._about_model(finding):
@@ -144,10 +145,13 @@ class _Places:
         return self._file(wanted[0][0])
 
     def _key_line(self, name: str, key: str) -> int | None:
-        try:
-            return json_key_line((self._folder / name).read_text(encoding="utf-8"), key)
-        except (OSError, UnicodeDecodeError):
-            return None
+        if (name, key) not in self.key_lines:
+            try:
+                line = json_key_line((self._folder / name).read_text(encoding="utf-8"), key)
+            except (OSError, UnicodeDecodeError):
+                line = None
+            self.key_lines[name, key] = line
+        return self.key_lines[name, key]
 
     def _source(self, finding: Finding) -> TemplateSource | None:
         """Where the template that wrote the reference comes from."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,12 +152,10 @@ def _around(file: _File, backend: Any) -> Any | None:
         made.normalizer = parts.normalizer
     if parts.pre_tokenizer is not None:
         made.pre_tokenizer = parts.pre_tokenizer
-    for token in file.added_tokens:
-        flags = {name: getattr(token, name) for name in _FLAGS}
-        (made.add_special_tokens if token.special else made.add_tokens)([AddedToken(token.content, **flags)])
-        if made.token_to_id(token.content) != token.id:
-            return None
-    return made
+    for special, run in groupby(file.added_tokens, key=lambda token: token.special):  # each call rebuilds a trie
+        tokens = [AddedToken(t.content, **{name: getattr(t, name) for name in _FLAGS}) for t in run]
+        (made.add_special_tokens if special else made.add_tokens)(tokens)
+    return made if all(made.token_to_id(token.content) == token.id for token in file.added_tokens) else None
 
 
 def _parts(tokenizer: Any) -> tuple[Any, ...]:
