@@ -137,6 +137,11 @@ def _print(path: Path, recorded: Sequence[Recorded]) -> int:
             f"  {screen.clean(entry.subject.spec)}  ",
             (f"{count} conversation{'s' * (count != 1)}", "quiet"),
         )
+        request = entry.request
+        for name in (request.config or request.model, request.chat_template, request.framework_source):
+            if name is not None and Path(name).expanduser().is_absolute():
+                note = f"`{name}` is locked as an absolute path, which a check on another machine will not find."
+                screen.paragraph("  ", note, indent=2)
         if one.report.findings:
             found = ", ".join(
                 f"{number} {name}{'s' * (number != 1 and name != 'info')}"

@@ -26,7 +26,7 @@ from template_audit.lock.inputs import (
     unchanged,
 )
 from template_audit.lock.layout import digest
-from template_audit.lock.store import Entry, Lock, Request, conversation_of, read_lock
+from template_audit.lock.store import Entry, Lock, Request, conversation_of, plain_name, read_lock
 
 if TYPE_CHECKING:
     from template_audit.findings import ReportRecord
@@ -155,9 +155,9 @@ def _chosen(
 
 def _named(entry: Entry, name: str) -> bool:
     request = entry.request
-    names = {request.title, request.model, request.config or request.model}
-    wanted = name.rstrip("/")
-    return any(wanted == one.rstrip("/") or one.rstrip("/").endswith(f"/{wanted}") for one in names)
+    names = {plain_name(one) for one in (request.title, request.model, request.config or request.model)}
+    wanted = plain_name(name)
+    return any(wanted == one or one.endswith(f"/{wanted}") for one in names)
 
 
 def _asked(entry: Entry, request: Request) -> bool:
@@ -166,7 +166,8 @@ def _asked(entry: Entry, request: Request) -> bool:
         return entry.request.key == request.key
     if request.config is not None:
         return entry.request.config is not None and Path(entry.request.config) == Path(request.config)
-    return entry.request.config is None and entry.request.model.rstrip("/") == request.model.rstrip("/")
+    locked = plain_name(entry.request.model, entry.request.revision)
+    return entry.request.config is None and plain_name(request.model) in (locked, plain_name(entry.request.model))
 
 
 def _results(lock: Lock, entries: Sequence[Entry], around: Surroundings) -> Iterator[Result]:
@@ -217,10 +218,10 @@ def _audited_again(lock: Lock, entry: Entry, around: Surroundings) -> Result:
     files: ModelFiles | None = None
     request = entry.request
     try:
-        if request.config is None:
-            check_there(entry, around)
         conversations = _conversations(lock, entry)
         run = run_of(request, around)
+        if run is None or run.model == request.model:
+            check_there(entry, around)
         if run is not None:
             request = msgspec.structs.replace(request, model=run.model, revision=run.revision)
         files = read_model_files(request, around)

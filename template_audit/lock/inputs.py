@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,16 +52,21 @@ class Surroundings:
 
     def path(self, name: str) -> str:
         """A model, config or file of an entry as it is found from here."""
-        given = Path(name).expanduser()
-        if not given.is_absolute() and not given.exists() and (self.folder / given).exists():
-            return str(self.folder / given)
-        return name
+        return found_from(name, self.folder)
 
     @property
     def configuration(self) -> str:
         """A digest of what the configuration makes of findings."""
         ignores = [msgspec.to_builtins(ignore.record()) for ignore in self.config.ignores]
         return digest({"severities": sorted(self.config.severities.items()), "ignores": ignores})
+
+
+def found_from(name: str, folder: Path) -> str:
+    """A path of an entry as it is found from the working directory; `folder` is that of the lock file."""
+    given = Path(name).expanduser()
+    if not given.is_absolute() and not given.exists() and (folder / given).exists():
+        return str(folder / given)
+    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,10 @@ def all_versions(request: Request, framework: Mapping[str, Any]) -> dict[str, st
 
 
 def run_of(request: Request, around: Surroundings) -> TrainingRun | None:
-    """The run that the entry's training config describes today. Raises UsageError."""
+    """The run that the entry's training config describes today. Raises UsageError.
+
+    A folder that is another path from here than from where it was locked keeps its name.
+    """
     if request.config is None:
         return None
     from template_audit.training import read_training_run
@@ -109,7 +118,16 @@ def run_of(request: Request, around: Surroundings) -> TrainingRun | None:
     run = read_training_run(around.path(request.config), request.overrides)
     if run.stage == "pt":
         raise UsageError(f"{request.config} is a config of stage pt; a lock holds conversations, not packed documents.")
-    return run
+    model = request.model if _same_place(around.path(request.model), around.path(run.model)) else run.model
+    data = run.dataset_dir
+    return replace(run, model=model, dataset_dir=around.path(data) if isinstance(data, str) else data)
+
+
+def _same_place(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def data_of(request: Request, run: TrainingRun | None, around: Surroundings) -> dict[str, str]:
@@ -120,8 +138,14 @@ def data_of(request: Request, run: TrainingRun | None, around: Surroundings) -> 
     files = [Path(around.path(request.config))]
     if request.rows != 0 and isinstance(framework, DataFiles):
         files += framework.data_files(run, parse_spec(request.encoder).version)
-    names = [request.config, *map(str, files[1:])]
+    names = [request.config, *(_in_folder(path, around.folder) for path in files[1:])]
     return {name: sha256_of(path) for name, path in zip(names, files, strict=True)}
+
+
+def _in_folder(path: Path, folder: Path) -> str:
+    """A path that was found by way of the lock file's folder, as it is from there."""
+    here = Path.cwd() == folder
+    return str(path if here or not path.is_relative_to(folder) else path.relative_to(folder))
 
 
 def sha256_of(path: Path) -> str:

@@ -90,6 +90,9 @@ def record(
         chosen = [probe(one, model) if isinstance(one, str) else one for one in conversations]
     report = _audit(request, run, model, chosen, around)
     framework = framework_of(request, report.subject.spec, around)
+    why = report.subject_why
+    if run is not None and request.config is not None:  # the same words from every working directory
+        why = why.replace(str(run.config), request.config)
     contents = {}
     locked = []
     for comparison in report.comparisons:
@@ -114,7 +117,7 @@ def record(
         framework=framework,
         data=data_of(request, run, around),
         reference=LockedEncoder(report.reference.spec, dict(report.reference.options), report.reference_why),
-        subject=LockedEncoder(report.subject.spec, dict(report.subject.options), report.subject_why),
+        subject=LockedEncoder(report.subject.spec, dict(report.subject.options), why),
         configuration=around.configuration,
         conversations=locked,
         findings=[

@@ -24,7 +24,9 @@ from template_audit.findings import (
 )
 from template_audit.keylines import json_key_line, yaml_entries
 from template_audit.lock.drift import Drift
+from template_audit.lock.inputs import found_from
 from template_audit.lock.store import Entry, LockedConversation
+from template_audit.model.templates import OPTION
 from template_audit.rules import all_rules
 
 if TYPE_CHECKING:
@@ -117,11 +119,13 @@ def _findings(result: Result, level: Severity, path: Path | None) -> list[Findin
 def _location(drift: Drift, result: Result, path: Path | None) -> Location | None:
     """The file that is different, where it can be told; else the lock file."""
     request = result.request
-    if drift.file is None:
+    if drift.file is None or path is None:
         return None if path is None else Location(_relative(path))
-    if request.config is not None and drift.file == request.config:
-        return Location(_relative(Path(drift.file)), _line(Path(drift.file), drift))
-    local = Path(request.model).expanduser()
+    folder = path.absolute().parent
+    if drift.file == request.config or drift.file == f"{OPTION} {request.chat_template}":
+        file = Path(found_from(drift.file.removeprefix(f"{OPTION} "), folder)).expanduser()
+        return Location(_relative(file), drift.line or _line(file, drift))
+    local = Path(found_from(request.model, folder)).expanduser()
     if local.is_file():
         return Location(_relative(local), drift.line)
     if local.is_dir():

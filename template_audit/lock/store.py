@@ -49,10 +49,9 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     def key(self) -> str:
         """Entries of one key replace each other; entries are sorted by it."""
         if self.config is not None:
-            return digestible(self.config, "", self.overrides, self.encoder)
+            return digestible(Path(self.config).as_posix(), "", self.overrides, self.encoder)
         return digestible(
-            self.model,
-            self.revision or "",
+            plain_name(self.model, self.revision),
             self.encoder,
             self.reference,
             self.options,
@@ -65,6 +64,14 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     def title(self) -> str:
         """What a report calls the entry."""
         return self.config or (f"{self.model}@{self.revision}" if self.revision else self.model)
+
+
+def plain_name(model: str, revision: str | None = None) -> str:
+    """One name for the ways to type a model: ``./ours/`` is ``ours``, and ``hf://org/name`` ``org/name``."""
+    name = model.removeprefix("hf://").rstrip("/") or model
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return f"{name}@{revision}" if revision else name
 
 
 def digestible(*parts: Any) -> str:

@@ -17,8 +17,11 @@ def show_check(screen: Screen, report: LockReport, *, verbose: bool, quiet: bool
     """Print the report. Its first line names the place of the first drift, or what could not be evaluated."""
     shown = False
     for state in ("drift", "not-evaluated", "missing", "same", "unchanged"):
-        for result in report.results:
-            if result.state != state or not _speaks(result, verbose, quiet):
+        results = [result for result in report.results if result.state == state]
+        if state == "drift":  # what is ignored, or too mild to fail, comes after what fails
+            results.sort(key=lambda result: not result.fails(report.config))
+        for result in results:
+            if not _speaks(result, verbose, quiet):
                 continue
             if shown and not quiet:
                 screen.line()
@@ -41,7 +44,8 @@ def _show(screen: Screen, result: Result, report: LockReport, *, verbose: bool, 
     findings = list(result.findings)
     if drifts:
         first = drifts.pop(0)
-        screen.line((screen.prose(first.headline), "error"))
+        counts = result.state != "drift" or result.fails(report.config)
+        screen.line((screen.prose(first.headline), "error" if counts else "warning"))
         details = first.details
     elif findings and result.state == "drift":
         worst = findings.pop(0)
@@ -58,7 +62,7 @@ def _show(screen: Screen, result: Result, report: LockReport, *, verbose: bool, 
         details = ()
     if quiet:
         return
-    if result.state == "drift" or drifts or details:
+    if result.state == "drift" or result.drifts:
         screen.line("  ", (screen.prose(title), "strong"))
     for detail in details:
         screen.paragraph("  ", detail, indent=4)
@@ -80,7 +84,7 @@ def _show(screen: Screen, result: Result, report: LockReport, *, verbose: bool, 
 
 def _title(result: Result) -> str:
     request = result.request
-    options = ", ".join(f"{key}={value}" for key, value in sorted(request.options.items()))
+    options = ", ".join([*request.overrides, *(f"{key}={value}" for key, value in sorted(request.options.items()))])
     return "  ".join(filter(None, [request.title, request.encoder, options]))
 
 
