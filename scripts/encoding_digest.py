@@ -108,6 +108,7 @@ def main() -> int:
             (row for chunk in chunks(given.data, given.rows) for row in one.encode_ids_batch(chunk)),
         )
         with EncodingPool(setup, 2) as pool:
+            pool.wait()
             note(
                 f"two processes {with_what}",
                 (row for batch in pool.encode(chunks(given.data, given.rows)) for row in batch),

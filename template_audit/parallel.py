@@ -21,6 +21,8 @@ from template_audit.errors import UsageError
 from template_audit.ids import IdsBatch, IdsEncoder
 
 if TYPE_CHECKING:
+    from threading import Barrier
+
     from template_audit.model import Model
 
 
@@ -49,9 +51,15 @@ class EncodingPool:
 
     def __init__(self, setup: EncoderSetup, workers: int) -> None:
         self.workers = workers
+        context = get_context("spawn")
         self._executor = ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(setup,)
+            workers, mp_context=context, initializer=_begin, initargs=(setup, context.Barrier(workers))
         )
+
+    def wait(self) -> None:
+        """Return when every process has loaded. Nothing may be under way."""
+        for meeting in [self._executor.submit(_meet) for _ in range(self.workers)]:
+            meeting.result()
 
     def encode(self, chunks: Iterable[Sequence[Conversation]]) -> Iterator[IdsBatch]:
         """Every chunk encoded, in order. Only a few chunks are held at a time."""
@@ -73,14 +81,21 @@ class EncodingPool:
 
 
 _encoder: IdsEncoder | None = None
+_barrier: Barrier | None = None
 
 
-def _begin(setup: EncoderSetup) -> None:
-    global _encoder
+def _begin(setup: EncoderSetup, barrier: Barrier) -> None:
+    global _encoder, _barrier
+    _barrier = barrier
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAYON_NUM_THREADS", "1")
     _encoder = setup.load()
+
+
+def _meet() -> None:
+    assert _barrier is not None
+    _barrier.wait()  # which holds this process until all others are here
 
 
 def _encode(chunk: Sequence[Conversation]) -> IdsBatch:

@@ -16,6 +16,7 @@ def test_two_processes_give_what_one_gives() -> None:
     setup = EncoderSetup("llamafactory@0.9.5:qwen", load("qwen25-like"), {"cutoff_len": 12})
     one = setup.load().encode_ids_batch(rows)
     with EncodingPool(setup, 2) as pool:
+        pool.wait()
         two = joined(list(pool.encode(rows[start : start + 50] for start in range(0, 300, 50))))
     assert list(one.errors) == list(two.errors) == [7]
     assert (str(one.errors[7]), one.errors[7].kind) == (str(two.errors[7]), two.errors[7].kind)
