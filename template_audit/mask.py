@@ -75,6 +75,8 @@ def classes(facts: Facts, side: Side) -> list[TokenClass]:
             found[index] = _of_body(side, index, message, calls)
         for index in range(end, after):
             found[index] = "turn end" if side.stream.token_text(index).strip() else "trailing whitespace"
+        if message == answers[-1] and after == len(side.stream) - 1 and side.stream.input_ids[after] in facts.control:
+            found[after] = "turn end"  # the end of the text behind that of the turn (Phi 3)
     return found
 
 

@@ -90,9 +90,9 @@ def best_match(
     return sorted(exact, key=_rank) + [match for match in rough[top:] if not match.default]
 
 
-def _rank(match: Match) -> tuple[float, float, float, bool, int, float, int]:
+def _rank(match: Match) -> tuple[float, float, float, bool, float, int, int]:
     shares = -(match.tokens or 0.0), -(match.special or 0.0), -(match.labels or 0.0)
-    return *shares, not match.default, match.changes, -match.text, len(match.template)
+    return *shares, not match.default, -match.text, match.changes, len(match.template)
 
 
 def taken_probes(model: Model) -> list[Conversation]:

@@ -66,6 +66,13 @@ def test_what_training_does_to_one_class_is_in_its_row(subject: str, kind: str, 
     assert {k: v for k, v in found.items() if k != kind} == {k: v for k, v in plain.items() if k != kind}
 
 
+def test_the_end_of_the_text_is_no_other_role_s() -> None:
+    """Phi 3 writes an eos token behind the end of the last turn."""
+    whole = rows(report_of(PLAIN.replace("<|im_end|>»\n", "<|im_end|>\n</s>»")))
+    assert whole["turn end"] == (2, 2, 2, 2)
+    assert whole["other roles"] == (0, 6, 0, 6)
+
+
 def test_thoughts_have_their_markers_and_calls_theirs() -> None:
     thought = "<think>\n{1.reasoning:hm}\n</think>\n\n"  # <think> ↵ hm ↵ </think> ↵↵
     found = rows(report_of(USER + HEAD + f"«{thought}" + "{1:hello}<|im_end|>»\n"))

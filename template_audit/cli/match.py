@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from template_audit.matching import Match
     from template_audit.report.terminal.screen import Screen
 
+COMPARED = 10
+"""How many templates are compared exactly however few are listed, so that the first is the same for every --top."""
+
 
 @click.command("match")
 @click.option("--encoder", metavar="SPEC", default="llamafactory", show_default=True, help="framework[@version].")
@@ -43,7 +46,8 @@ def COMMAND(given: Inputs, encoder: str, top: int, framework_source: str | None,
     from template_audit.fit import differences, why_not_the_default
     from template_audit.matching import best_match
 
-    ranking = best_match(model, spec.framework, version=spec.version, framework_source=framework_source, top=top)
+    exactly = max(top, COMPARED)
+    ranking = best_match(model, spec.framework, version=spec.version, framework_source=framework_source, top=exactly)
     matches = ranking[:top] + [match for match in ranking[top:] if match.default]
     listed = [differences(model, match, framework_source) for match in matches]
     why = why_not_the_default(matches, listed, framework.title)

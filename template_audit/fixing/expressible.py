@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from template_audit.fixing.limits import (
@@ -41,16 +41,31 @@ _ENDS = ("wrong-turn-end", "missing-turn-end", "duplicate-turn-end", "turn-end-u
 
 def limits_of(seen: Shown, spec: TemplateSpec, missing: Sequence[str]) -> list[Limit]:
     """The limits of `spec`, a template that was chosen for what `seen` shows; `missing` is what tools lack."""
-    return [*_OF_TOKENS, *_of_tools(seen, spec, missing), *_of_system(seen, spec), *_of_answers(seen, spec)]
+    return [
+        *_OF_TOKENS,
+        *_of_the_date(seen, spec),
+        *_of_tools(seen, spec, missing),
+        *_of_trimming(seen, ("whitespace-drift",)),
+        *_of_system(seen, spec),
+        *_of_trimming(seen, _SYSTEM),
+        *_of_answers(seen, spec),
+    ]
+
+
+def _of_the_date(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:
+    sentences = []
+    if seen.dated:
+        sentences.append(
+            "The chat template writes today's date, and a template of LLaMA-Factory holds a fixed one: that of the "
+            f"audit's clock, {seen.clock[:10]}, or of `--clock`. Show the same date at inference."
+        )
+    if spec.format_tools.tool_format == "llama3":
+        sentences.append("LLaMA-Factory's tool prompt `llama3` carries the date of the day of training.")
+    if sentences:
+        yield Limit(" ".join(sentences), ("nondeterministic-template",))
 
 
 def _of_system(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:
-    if seen.dated:
-        yield Limit(
-            "The chat template writes today's date; a template of LLaMA-Factory holds the date of the day it was "
-            "written on.",
-            ("nondeterministic-template",),
-        )
     if seen.system is None:
         yield Limit(
             "The chat template takes no system message, or hides it; LLaMA-Factory writes one that the data has.",
@@ -101,14 +116,17 @@ def _of_empty_system(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:
         )
 
 
-def _of_answers(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:
+def _of_trimming(seen: Shown, rules: Collection[str]) -> Iterator[Limit]:
     if seen.trims:
         yield Limit(
             f"The chat template trims the text of {' and '.join(seen.trims)} messages; LLaMA-Factory writes it as it "
             "is. Trim the data.",
-            _SYSTEM,
+            rules,
             padded,
         )
+
+
+def _of_answers(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:
     prompt, (history, last) = seen.prompt, seen.answered
     head = _slot(spec, "format_assistant").partition("{{content}}")[0]
     if prompt is not None and head and prompt.endswith(head):
@@ -157,10 +175,6 @@ def _of_answers(seen: Shown, spec: TemplateSpec) -> Iterator[Limit]:
 
 
 def _of_tools(seen: Shown, spec: TemplateSpec, missing: Sequence[str]) -> Iterator[Limit]:
-    if spec.format_tools.tool_format == "llama3":
-        yield Limit(
-            "LLaMA-Factory's tool prompt `llama3` carries today's date.", ("nondeterministic-template",), with_tools
-        )
     for sentence in missing:
         yield Limit(sentence, _TOOLS, with_tools)
     if seen.call is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from template_audit.config import Config
-from template_audit.findings import Finding
+from template_audit.findings import Finding, Summary
 
 if TYPE_CHECKING:
     from template_audit.conversation import Conversation
@@ -73,6 +73,13 @@ class Fix:
         if self.text is None or self.report is None or self.report.exit_code == 2:
             return 2
         return 1 if self.failures or self.report.exit_code else 0
+
+
+def outcome(summary: Summary) -> str:
+    """What an audit came to, as the rest of a sentence."""
+    counts = ((summary.error, "error"), (summary.warning, "warning"))
+    found = " and ".join(f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in counts)
+    return f"{summary.agree} of {summary.conversations} probes agree in every token, {found}"
 
 
 class FixKind(Protocol):

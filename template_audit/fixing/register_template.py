@@ -13,7 +13,7 @@ from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError, TemplateAuditError, UsageError
 from template_audit.fixing.deriving import frames, spec_of, terminator_of, with_headers_in_answers
 from template_audit.fixing.expressible import limits_of
-from template_audit.fixing.interface import Fix, FixRequest
+from template_audit.fixing.interface import Fix, FixRequest, outcome
 from template_audit.fixing.limits import left_over
 from template_audit.fixing.shown import Shown, shown
 from template_audit.fixing.tool_layout import with_tools
@@ -282,11 +282,7 @@ def _proven(
     limits = limits_of(seen, read, bench.missing)
     remaining = left_over(report.findings, limits, {c.id: c for c in bench.conversations})
     reasons = {left.because for left in remaining}
-    summary = report.summary
-    checks.append(
-        f"Audited on {summary.conversations} probes: {summary.agree} agree in every token, {summary.error} errors, "
-        f"{summary.warning} warnings."
-    )
+    checks.append(f"Audited: {outcome(report.summary)}.")
     advice_on_history = _with_history_masked(bench, read, seen, report)
     named = existing[0].spec.name if existing else None
     advice = [f"Append it to src/llamafactory/data/template.py and train with `template: {spec.name}`."]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from template_audit.errors import UsageError
-from template_audit.fixing.interface import Fix, FixRequest
+from template_audit.fixing.interface import Fix, FixRequest, outcome
 from template_audit.fixing.limits import Limit, left_over, with_tools
 from template_audit.frameworks import parse_spec
 
@@ -65,11 +65,7 @@ class SavedTemplate:
         limits = [*_limits(missing)]
         remaining = left_over(report.findings, limits, {c.id: c for c in conversations})
         reasons = {left.because for left in remaining}
-        summary = report.summary
-        checks = [
-            f"Audited against {encoder.spec} on {summary.conversations} probes: {summary.agree} agree in every token, "
-            f"{summary.error} errors, {summary.warning} warnings."
-        ]
+        checks = [f"Audited against {encoder.spec}: {outcome(report.summary)}."]
         failures = []
         for mismatch in report.mismatches or ():
             failures.append(f"The installed LLaMA-Factory parts from the built-in encoder on {mismatch.conversation}.")

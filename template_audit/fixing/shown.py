@@ -62,7 +62,8 @@ class Shown:
     and between it and the question, when there are tools; `tools_alone` all before the question without a system
     text. `call` is between question and tool result, and `result` between tool result and answer; `result_derived`
     when the result is computed from the message's. `identified` is true when ids of calls are written, which are left
-    out here. `trims` are the roles whose text the template trims; `dated` when the text depends on the day.
+    out here. `trims` are the roles whose text the template trims; `dated` when the text depends on the day, which was
+    that of `clock`.
     """
 
     first: str
@@ -82,6 +83,7 @@ class Shown:
     identified: bool
     trims: tuple[str, ...]
     dated: bool
+    clock: str
 
 
 def shown(model: Model, clock: str, variables: Mapping[str, Any] | None = None) -> Shown | None:
@@ -120,6 +122,7 @@ def shown(model: Model, clock: str, variables: Mapping[str, Any] | None = None) 
         identified=_identified(renderer),
         trims=_trims(renderer),
         dated=_dated(model, four, variables),
+        clock=clock,
     )
 
 

@@ -247,15 +247,17 @@ def system_prompt_drift(case: Case) -> Iterator[Hit]:
     ref = _without_bos(case.reference, (hunks[0].ref_start, hunks[-1].ref_end), facts.control.bos)
     sub = _without_bos(case.subject, (hunks[0].sub_start, hunks[-1].sub_end), facts.control.bos)
     theirs, ours = facts.ref.text(ref), facts.sub.text(sub)
+    both = facts.first_message > 0 and None not in (facts.ref.body(0), facts.sub.body(0))
+    where = "in the system turn" if both else "before the first turn"
     if not ours.strip():
         message, key = (
-            f"{sentence(case.reference_name)} writes {show(theirs)} before the first turn; training has nothing there.",
-            "dropped",
+            f"{sentence(case.reference_name)} writes {show(theirs)} {where}; training has nothing there.",
+            f"dropped\x1f{_cause(_template_s_own(facts, theirs))}",
         )
     elif not theirs.strip():
         message, key = (
-            f"Training has {show(ours)} before the first turn; {case.reference_name} writes nothing there.",
-            "injected",
+            f"Training has {show(ours)} {where}; {case.reference_name} writes nothing there.",
+            f"injected\x1f{_cause(_template_s_own(facts, ours))}",
         )
     else:
         message, key = (
@@ -263,6 +265,12 @@ def system_prompt_drift(case: Case) -> Iterator[Hit]:
             "changed",
         )
     yield Hit(message, key=key, turn=0 if facts.first_message else None, reference=ref, subject=sub)
+
+
+def _template_s_own(facts: Facts, text: str) -> str:
+    """The text without the system prompt that the conversation gives, and without whitespace."""
+    given = (facts.case.conversation.system or "").strip()
+    return "".join((text.replace(given, "") if given else text).split())
 
 
 def _system_message_lost(facts: Facts) -> Iterator[Hit]:

@@ -73,9 +73,20 @@ def test_what_cannot_be_expressed_is_said_and_explains_what_remains() -> None:
 def test_dates_and_tools_are_said() -> None:
     fixed = made("llama3-like")
     assert fixed.exit_code == 1
-    assert any("today's date" in sentence for sentence in fixed.inexpressible)
+    assert any("fixed one: that of the audit's clock, 2024-07-26" in sentence for sentence in fixed.inexpressible)
     assert any(sentence.startswith("Tool definitions") for sentence in fixed.inexpressible)
     assert all(left.because for left in fixed.remaining if left.finding.severity == "error")
+
+
+def test_whitespace_is_put_down_to_trimming() -> None:
+    fixed = made("llama3-like")
+    reasons = [
+        left.because
+        for left in fixed.remaining
+        if left.finding.rule == "whitespace-drift" and left.finding.conversation in ("padded-system", "edge-whitespace")
+    ]
+    assert reasons
+    assert all(because is not None and "trims the text" in because for because in reasons)
 
 
 def test_a_model_without_a_template() -> None:

@@ -90,3 +90,13 @@ def test_an_answer_cut_behind_its_reasoning() -> None:
     found = set(heard(report))
     assert "truncated-supervision" in found
     assert not found & {"field-dropped", "wrong-turn-end", "missing-turn-end"}
+
+
+def test_a_system_block_and_what_stands_in_one_are_two_findings() -> None:
+    """Llama 3.2 writes a date into the system turn, and a turn for the date where there is no system prompt."""
+    probes = [probe(name) for name in ("single", "system", "padded-system")]
+    report = audit(loaded("llama3-like"), subject="llamafactory:llama3", conversations=probes)
+    found = {f.conversation: f for f in report.findings if f.rule == "system-prompt-drift"}
+    assert found["single"].record().cause != found["system"].record().cause
+    assert "before the first turn" in found["single"].message
+    assert "in the system turn" in found["system"].message
