@@ -78,10 +78,14 @@ class LockReport:
     def exit_code(self) -> Literal[0, 1, 2]:
         """2: an entry could not be evaluated, or is asked for and not there. 1: drift that was not accepted."""
         states = {result.state for result in self.results}
-        held = states - {"missing"}
-        if "not-evaluated" in states or ("missing" in states and (self.locked or not held)):
+        if "not-evaluated" in states or ("missing" in states and self.misses):
             return 2
         return 1 if not self.accepted and any(result.fails(self.config) for result in self.results) else 0
+
+    @property
+    def misses(self) -> bool:
+        """True when an entry that is missing is no mere remark: by `locked`, or because there was no other to check."""
+        return self.locked or all(result.state == "missing" for result in self.results)
 
     def records(self) -> list[ReportRecord]:
         """One report for each entry, for the formats that machines read."""
@@ -253,7 +257,7 @@ def _with_difference(entry: Entry, recorded: Recorded, different: Difference, ar
 
 def _told(entry: Entry, files: ModelFiles | None, around: Surroundings) -> tuple[Drift, ...]:
     """What can be said of an entry whose audit failed: where its files and its framework are others."""
-    drifts = [] if files is None else compare_files(entry, files, {})
+    drifts = [] if files is None else compare_files(entry, files, None)
     with suppress(TemplateAuditError):
         drifts += compare_framework(entry, framework_of(entry.request, entry.subject.spec, around))
     return tuple(drifts)

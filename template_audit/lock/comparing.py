@@ -27,8 +27,8 @@ class Difference:
     notes: tuple[str, ...] = ()
 
 
-def compare_files(entry: Entry, files: ModelFiles, uses: Mapping[str, str]) -> list[Drift]:
-    """What is different in the model's files; `uses` is where templates are taken from today, empty when unknown."""
+def compare_files(entry: Entry, files: ModelFiles, uses: Mapping[str, str] | None) -> list[Drift]:
+    """What is different in the model's files; `uses` is where templates are taken from today, None when unknown."""
     if files.id != entry.model.id:
         what = f"changed from {entry.model.id} to {files.id}."
         return [Drift("settings", "the model", what, "model", file=entry.request.config)]

@@ -41,7 +41,7 @@ def report_record(result: Result, report: LockReport) -> ReportRecord:
     """One entry's result; its findings are its drifts, under the rule ``lock-drift``, and findings that are new."""
     entry = result.now or result.entry
     conversations = [] if entry is None else [_conversation(one, result) for one in entry.conversations]
-    if not conversations:
+    if entry is None and report.misses:
         conversations = [ConversationRecord("lock entry", False, missing_reason(report), None, None, None)]
     sifted = sifted_drifts(result, report.config, report.path)
     findings = [*sifted.findings, *result.findings]
@@ -68,7 +68,7 @@ def report_record(result: Result, report: LockReport) -> ReportRecord:
 
 def result_code(result: Result, report: LockReport) -> Literal[0, 1, 2]:
     """The exit code that this entry alone would give."""
-    if result.state == "not-evaluated" or (result.state == "missing" and report.locked):
+    if result.state == "not-evaluated" or (result.state == "missing" and report.misses):
         return 2
     return 1 if result.fails(report.config) and not report.accepted else 0
 

@@ -12,8 +12,13 @@ _SHOWN = 3  # changed stretches that are quoted beside the first
 _LONG_LINE = 60
 
 
-def template_drift(old: Templates, new: Templates, used: Mapping[str, str], uses: Mapping[str, str]) -> list[Drift]:
-    """What is different in the templates. `used` and `uses` map names to the place that is taken, before and today."""
+def template_drift(
+    old: Templates, new: Templates, used: Mapping[str, str], uses: Mapping[str, str] | None
+) -> list[Drift]:
+    """What is different in the templates. `used` and `uses` map names to the place that is taken, before and today.
+
+    `uses` is None when that could not be found out.
+    """
     out = []
     for place, name in sorted({(where, name) for one in (old, new) for where in one for name in one[where]}):
         title = place if name == "default" or f"/{name}." in place else f"{place} ({name})"
@@ -30,17 +35,19 @@ def template_drift(old: Templates, new: Templates, used: Mapping[str, str], uses
             out.append(Drift("template", title, what, key, file=file))
         else:
             out.append(_changed(title, key, file, before, after, "#" not in place))
-    for name in sorted({*used, *uses}):
-        if used.get(name) != uses.get(name) and uses and not out:
+    for name in sorted({*used, *(uses or {})}):
+        if uses and used.get(name) != uses.get(name) and not out:
             what = f"is taken from {uses.get(name, 'nowhere')}; it was taken from {used.get(name, 'nowhere')}."
             out.append(Drift("template", f"chat template `{name}`", what, f"{name}\x00used"))
     return out
 
 
-def _now(name: str, used: Mapping[str, str], uses: Mapping[str, str]) -> str:
+def _now(name: str, used: Mapping[str, str], uses: Mapping[str, str] | None) -> str:
+    if uses is None:
+        return "it may be another one that is used now."
     was, now = used.get(name), uses.get(name)
     if not uses:
-        return "it may be another one that is used now."
+        return "the model has no chat template now."
     if was == now:
         return f"the template in use is still that of {now}." if now else "no template of that name is in use."
     return f"the template in use is that of {now or 'no place'}, and was that of {was or 'no place'}."

@@ -177,3 +177,24 @@ class TestFirstLines:
         out = run("check", "train.yaml", "-v", "--no-config")[1]
         assert "train.yaml  llamafactory  unchanged" in out
         assert "train.yaml  llamafactory  train_on_prompt=true  unchanged" in out
+
+    def test_a_model_without_a_template_is_said_to_have_none(self, run: Run) -> None:
+        assert (
+            run("lock", CHATML, "--encoder", "llamafactory:chatml", "--conversation", "single", "--no-config")[0] == 0
+        )
+        (Path(CHATML) / "chat_template.jinja").unlink()
+        shutil.rmtree(Path(CHATML) / "additional_chat_templates", ignore_errors=True)
+        out = run("check", "--no-config", "--only", CHATML)[1]
+        assert "chat_template.jinja is no longer there; the model has no chat template now." in out
+
+
+class TestMissingEntries:
+    def test_machine_formats_say_what_the_exit_code_says(self, run: Run) -> None:
+        for chosen, expected in ((("gone",), 2), ((LLAMA, "gone"), 0), ((LLAMA, "gone", "--locked"), 2)):
+            code, out = run("check", *chosen, "--no-config", "--format", "json")
+            assert code == expected, out
+            said = json.loads(out)
+            assert said["exit_code"] == expected
+            assert "gone" in [one["model"]["id"] for one in said["reports"]]
+            lost = [one for report in said["reports"] for one in report["conversations"] if not one["evaluated"]]
+            assert bool(lost) == (expected == 2)
