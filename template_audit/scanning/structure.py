@@ -18,6 +18,7 @@ What is not plain has no structure here, and goes through the rules.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ from template_audit.rules.data import may_hold_placeholder
 from template_audit.rules.evidence import MARKER, THOUGHT
 from template_audit.stream import IGNORE, EncodedStream, Origin, Piece, common_prefix
 
-Structure: TypeAlias = tuple[Any, ...]
-"""Equal for rows in which the rules that read the structure find the same."""
+Structure: TypeAlias = bytes
+"""A digest that is equal for rows in which the rules that read the structure find the same."""
 
 _OWN = {"content": "content", "system": "content", "tool_result": "content", "reasoning": "reasoning"}
 """Fields whose text people wrote and templates copy, by the name under which an alignment pairs them."""
@@ -78,7 +79,8 @@ def plain_row(
         sides = _outside(reference, theirs), _outside(subject, ours), tuple(_prompts(reference, theirs))
     except _NotPlain:
         return None
-    return Plain((asked_for, *sides, reference.notes, subject.notes), theirs, ours)
+    whole = repr((asked_for, *sides, reference.notes, subject.notes))  # which may be long, with tool definitions in it
+    return Plain(hashlib.blake2b(whole.encode(), digest_size=16).digest(), theirs, ours)
 
 
 def asked(conversation: Conversation) -> tuple[Any, ...] | None:

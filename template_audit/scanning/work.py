@@ -8,6 +8,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from template_audit.audit import Examiner, rules_with
 from template_audit.config import Ignore
 from template_audit.conversation import Conversation
+from template_audit.errors import TemplateAuditError
 from template_audit.findings import Level
 from template_audit.ids import IdsEncoder
 from template_audit.scanning.evaluate import Evaluator
@@ -129,14 +131,19 @@ class Pool(AbstractContextManager["Pool"]):
                 yield chunk, self.here(chunk)
             return
         waiting: deque[tuple[Chunk, Future[Done]]] = deque()
-        for chunk in chunks:
-            waiting.append((chunk, self._executor.submit(_work, chunk)))
-            while len(waiting) > 2 * self.jobs:
+        try:
+            for chunk in chunks:
+                waiting.append((chunk, self._executor.submit(_work, chunk)))
+                while len(waiting) > 2 * self.jobs:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            while waiting:
                 first, future = waiting.popleft()
                 yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+        except BrokenProcessPool:
+            raise TemplateAuditError(
+                "A process of the scan was killed, most likely for want of memory; try `--jobs 1`."
+            ) from None
 
     def __exit__(self, *_: object) -> None:
         if self._executor is not None:

@@ -174,7 +174,7 @@ class _Stops:
 
 def test_an_interrupt_gives_the_report_so_far(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("template_audit.scanning.scans.CHUNK_ROWS", 10)
-    record = scan().run([_Stops(data, 55, KeyboardInterrupt())])
+    record = scan().run([_Stops(data, 55, KeyboardInterrupt())], jobs=1)
     assert record.partial
     assert record.exit_code == 2
     assert record.rows.read == 50
@@ -201,7 +201,7 @@ def test_a_difference_between_the_ways_makes_the_scan_go_the_long_one(
 ) -> None:
     def deaf(*arguments: Any) -> Any:
         plain = plain_row(*arguments)
-        return None if plain is None else plain._replace(structure=("all alike",))
+        return None if plain is None else plain._replace(structure=b"all alike")
 
     monkeypatch.setattr("template_audit.scanning.evaluate.plain_row", deaf)
     monkeypatch.setattr("template_audit.scanning.work.CHECKED", 1)
