@@ -166,6 +166,8 @@ def dataset_attributes(
     ``ONLINE`` (every name is then a repository of the hub). Raises UsageError for an unknown name,
     with the nearest one.
     """
+    if not names:  # the framework opens the file, and goes on when there is none
+        return []
     if dataset_dir == "ONLINE":
         return [DatasetAttributes(name=name, load_from="hf_hub", location=name) for name in names]
     if isinstance(dataset_dir, str) and dataset_dir.startswith("REMOTE:"):

@@ -61,6 +61,9 @@ class TestEntries:
         with pytest.raises(DataError, match=message):
             info.parse_entry("x", entry, NOW)
 
+    def test_a_run_without_data_sets_needs_no_dataset_info(self, tmp_path: Path) -> None:
+        assert info.dataset_attributes([], tmp_path, NOW) == []
+
     def test_a_folder_without_dataset_info_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="is `dataset_dir` right"):
             info.read_dataset_info(tmp_path)
