@@ -83,6 +83,8 @@ def commands() -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; see `docs/design.md` for the codes."""
     _quieten_libraries()
+    if sys.stdout is None:  # closed by whoever started this: the exit code and the files are all that is wanted
+        discard_stdout()
     try:
         code = commands.main(args=None if args is None else list(args), prog_name=PROGRAM, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,12 @@ class TestFirstLines:
         out = run("check", "--no-config", "--only", CHATML)[1]
         assert "chat_template.jinja is no longer there; the model has no chat template now." in out
 
+    def test_options_are_shown_as_they_are_typed(self, run: Run) -> None:
+        option = ("-o", "train_on_prompt=true")
+        arguments = ("lock", LLAMA, "--encoder", "llamafactory:llama3", "--conversation", "single", "--no-config")
+        assert run(*arguments, *option)[0] == 0
+        assert f"{LLAMA}  llamafactory:llama3  train_on_prompt=true  unchanged" in run("check", "-v", "--no-config")[1]
+
 
 class TestMissingEntries:
     def test_machine_formats_say_what_the_exit_code_says(self, run: Run) -> None:
@@ -198,3 +206,10 @@ class TestMissingEntries:
             assert "gone" in [one["model"]["id"] for one in said["reports"]]
             lost = [one for report in said["reports"] for one in report["conversations"] if not one["evaluated"]]
             assert bool(lost) == (expected == 2)
+
+
+def test_a_closed_standard_output_changes_no_exit_code(places: Path) -> None:
+    call = [sys.executable, "-m", "template_audit", "check", "--no-config", "--output", "json=report.json"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *call], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(Path("report.json").read_text())["exit_code"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from template_audit.lock.drift import shown
 from template_audit.lock.records import missing_reason
 
 if TYPE_CHECKING:
@@ -84,8 +85,15 @@ def _show(screen: Screen, result: Result, report: LockReport, *, verbose: bool, 
 
 def _title(result: Result) -> str:
     request = result.request
-    options = ", ".join([*request.overrides, *(f"{key}={value}" for key, value in sorted(request.options.items()))])
+    options = ", ".join(
+        [*request.overrides, *(f"{key}={_plain(value)}" for key, value in sorted(request.options.items()))]
+    )
     return "  ".join(filter(None, [request.title, request.encoder, options]))
+
+
+def _plain(value: object) -> str:
+    """An option's value as it is typed."""
+    return value if isinstance(value, str) else shown(value)
 
 
 def _verdict(screen: Screen, report: LockReport) -> None:
