@@ -118,6 +118,13 @@ def _systems(model: Model, seen: Shown, head: str) -> Iterator[Frame]:
         yield replace(block, empty_system="never")
     elif before.startswith(rest):
         yield replace(plain, system=(before[len(rest) :], tail))
+    elif rest.startswith(before) and before != lead:  # a default text that ends in another way than one that is given
+        written = rest[len(before) :]
+        same = next((n for n in range(len(tail), 0, -1) if written.endswith(tail[-n:])), 0)
+        default = written[: len(written) - same]
+        block = replace(plain, system=(before[len(lead) :], tail))
+        yield replace(block, prefix=lead, default_system=default, empty_system="" if default else "never")
+        yield replace(block, empty_system="always")
     else:
         shared = next((n for n in range(min(len(rest), len(before)), -1, -1) if rest[:n] == before[:n]), 0)
         yield replace(plain, system=(before[shared:], tail), empty_system="always")

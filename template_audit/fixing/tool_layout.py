@@ -43,11 +43,11 @@ def with_tools(spec: TemplateSpec, seen: Shown, registry: Registry, clock: str) 
     found = _calls(spec, seen, formats, release)
     if CALL.name not in seen.call:
         missing.append("Tool calls: the chat template writes none; LLaMA-Factory does.")
-        function, after = spec.format_function, seen.call.rpartition(_answer_end(spec))[2]
+        function, after = spec.format_function, _behind_the_answer(spec, seen.call)
     elif found is None:
         missing.append("Tool calls: no tool format of this release writes them as the chat template does.")
         function = replace(spec.format_function, tool_format=spec.format_tools.tool_format or "default")
-        after = seen.call.rpartition(_answer_end(spec))[2] if _answer_end(spec) else ""
+        after = _behind_the_answer(spec, seen.call)
     else:
         function, after = found
         if not fits:  # definitions and calls of one family are nearer to each other than to any other
@@ -78,6 +78,14 @@ def _answer_head(spec: TemplateSpec) -> str:
 
 def _answer_end(spec: TemplateSpec) -> str:
     return _answer_parts(spec)[1]
+
+
+def _behind_the_answer(spec: TemplateSpec, call: str) -> str:
+    """What stands between the end of a call's turn and the tool's result; all behind the header if no call is there."""
+    end = _answer_end(spec)
+    if end:
+        return call.rpartition(end)[2]
+    return "" if CALL.name in call else call.removeprefix(_prompt_tail(spec) + _answer_head(spec))
 
 
 def _prompt_tail(spec: TemplateSpec) -> str:

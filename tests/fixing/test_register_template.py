@@ -89,6 +89,31 @@ def test_whitespace_is_put_down_to_trimming() -> None:
     assert all(because is not None and "trims the text" in because for because in reasons)
 
 
+CHATML = (
+    "{%% for m in messages %%}<|im_start|>{{ m.role }}\n{{ m.content }}%s{%% endfor %%}"
+    "{%% if add_generation_prompt %%}%s<|im_start|>assistant\n{%% endif %%}"
+)
+
+
+def derived(template: str) -> Fix:
+    return fix(FixRequest(replace(model("qwen25-like"), chat_templates={"default": template}), "llamafactory"))
+
+
+def test_a_default_system_text_that_ends_in_another_way() -> None:
+    """A blank stands behind every message that is given, and none behind the default system text."""
+    default = "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
+    fixed = derived(default + CHATML % (" <|im_end|>\n", ""))
+    assert fixed.text is not None
+    assert 'default_system="Be kind."' in fixed.text
+    assert 'slots=["<|im_start|>system\\n{{content}} <|im_end|>\\n"]' in fixed.text
+
+
+def test_turns_whose_end_belongs_to_the_next_one() -> None:
+    fixed = derived(CHATML % ("{% if not loop.last %}<|im_end|>\n{% endif %}", "<|im_end|>\n"))
+    assert fixed.text is not None
+    assert 'format_observation=StringFormatter(slots=["<|im_end|>\\n<|im_start|>tool\\n{{content}}' in fixed.text
+
+
 def test_a_model_without_a_template() -> None:
     fixed = made("base-no-template")
     assert (fixed.exit_code, fixed.text) == (2, None)
