@@ -127,7 +127,7 @@ def _conversations(old: Entry, new: Entry) -> tuple[Pairs, set[str], list[Drift]
             rows.append((one.id, "is no longer there."))
             continue
         if now.content != one.content:
-            if one.probe:
+            if one.probe and new.request.config is not None and not new.request.named:  # read anew, not from the lock
                 others.add(one.id)
                 continue
             rows.append((one.id, "says something else than before."))

@@ -213,3 +213,10 @@ def test_a_closed_standard_output_changes_no_exit_code(places: Path) -> None:
     done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *call], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(Path("report.json").read_text())["exit_code"] == 0
+
+
+def test_a_conversation_that_was_edited_in_the_lock_file_is_drift(run: Run) -> None:
+    text_edit(FILE, "capital of France?", "capital of Spain?")(Path())
+    code, out = run("check", "--no-config", "--only", LLAMA)
+    assert code == 1, out
+    assert "`single` says something else than before." in out
