@@ -202,7 +202,7 @@ class Evaluator:
             known.verdict = looked.verdict
             known.seen += 1
             if known.seen == EXAMPLES and self._short:
-                pattern = pattern_of(plain, looked.verdict, reference, subject, self._control)
+                pattern = pattern_of(plain, looked.verdict, conversation, reference, subject, self._control)
                 if pattern is not None:
                     self._patterns.add(conversation, pattern)
             return looked.joined

@@ -6,7 +6,13 @@ around the runs of a row that was looked at, on both sides, and a row fits it wh
 there, the same labels, and between them runs that are equal on both sides and plain.
 
 Where the runs begin follows from the labels, which turn on and off in the template's text, and from
-control tokens. A pattern is made only of rows in which no token holds both template and message text.
+control tokens.
+
+In most rows every run is the whole text of its message. Where a side trims whitespace around a text, or
+a token holds template and text, a run leaves out the ends of the text: they stand in the gaps, as ids.
+Such a pattern holds only for rows whose texts have the same whitespace around them, character by
+character, and the same characters outside of the runs (`_Edge`). With the same ids, everything around
+the runs is then the same as in the row that was looked at.
 """
 
 from __future__ import annotations
@@ -14,12 +20,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from template_audit.conversation import Conversation
 from template_audit.rules.control import ControlTokens
 from template_audit.rules.data import may_hold_placeholder
-from template_audit.scanning.structure import Plain, Run, asked, is_telling
+from template_audit.scanning.structure import Plain, Run, asked, is_telling, own_text
 from template_audit.stream import IGNORE, EncodedStream
 
 if TYPE_CHECKING:
@@ -32,6 +38,12 @@ if TYPE_CHECKING:
 _ID = 4  # bytes
 _TRIED = 8
 """So many patterns are tried for rows with the same roles and fields."""
+_TRIED_EDGED = 64
+"""So many with the same whitespace around their texts as well; most are ruled out by the ends of the texts."""
+_KEPT = 4096
+"""So many patterns are kept in all."""
+_OUTER = 16
+"""Rows with more whitespace than this before or after a text fit no pattern of their own, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,15 @@ class _Side:
     notes: tuple[str, ...]
 
 
+class _Edge(NamedTuple):
+    """The ends of a message's text, without whitespace around it, that are outside of its run."""
+
+    message: int
+    field: str
+    head: str
+    tail: str
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """What is the same in all rows that differ in their words alone, and what was found in them."""
@@ -60,6 +81,8 @@ class Pattern:
     anchors: list[tuple[str, int, int]]
     """For each gap but the first and the last what tells its beginning: whose labels or controls, which, and how far
     before."""
+    edges: list[_Edge] | None
+    """For each run what of its text it leaves out; None when every run is the whole of its text."""
 
     @property
     def runs(self) -> int:
@@ -68,11 +91,21 @@ class Pattern:
 
 
 def pattern_of(
-    plain: Plain, verdict: Verdict, reference: EncodedStream, subject: EncodedStream, control: ControlTokens
+    plain: Plain,
+    verdict: Verdict,
+    conversation: Conversation,
+    reference: EncodedStream,
+    subject: EncodedStream,
+    control: ControlTokens,
 ) -> Pattern | None:
-    """The pattern of a plain row; None when a token holds more than the template's own text, or a gap has no anchor."""
-    if not plain.runs or not (_clean(reference, plain.theirs) and _clean(subject, plain.runs)):
+    """The pattern of a plain row; None when its ids alone do not tell the rows that are like it."""
+    if not plain.runs or _beside_brace(reference, plain.theirs) or _beside_brace(subject, plain.runs):
         return None
+    edges = None
+    if not (_whole(reference, plain.theirs) and _whole(subject, plain.runs)):
+        edges = _edges(conversation, subject, plain.runs)
+        if edges is None or edges != _edges(conversation, reference, plain.theirs):
+            return None
     theirs, ours = _side(reference, plain.theirs), _side(subject, plain.runs)
     controls = []
     for gap, ids in enumerate(_gaps(subject.input_ids, plain.runs)):
@@ -83,7 +116,7 @@ def pattern_of(
         if anchor is None:
             return None
         anchors.append(anchor)
-    return Pattern(verdict, theirs, ours, controls, anchors)
+    return Pattern(verdict, theirs, ours, controls, anchors, edges)
 
 
 def _anchor(
@@ -96,15 +129,58 @@ def _anchor(
     return None
 
 
-def _clean(stream: EncodedStream, runs: Sequence[Run]) -> bool:
-    """True when every run is the whole of its piece, and the template writes no brace beside it."""
-    text, spans = stream.text, stream.spans
+def _whole(stream: EncodedStream, runs: Sequence[Run]) -> bool:
+    """True when every run is the whole of its piece."""
+    spans = stream.spans
+    return all(spans[run.start][0] == run.piece.start and spans[run.end - 1][1] == run.piece.end for run in runs)
+
+
+def _beside_brace(stream: EncodedStream, runs: Sequence[Run]) -> bool:
+    """True when the template writes a brace beside a piece, which may be a placeholder with what is in the piece."""
+    text = stream.text
+    return any("{" in (text[r.piece.start - 1 : r.piece.start], text[r.piece.end : r.piece.end + 1]) for r in runs)
+
+
+def _edges(conversation: Conversation, stream: EncodedStream, runs: Sequence[Run]) -> list[_Edge] | None:
+    """What the runs leave out of their texts; None when a piece is not the message's text, or an end is cut within
+    a character."""
+    spans, out = stream.spans, []
     for run in runs:
-        start, end, _ = run.piece
-        if spans[run.start][0] != start or spans[run.end - 1][1] != end:
-            return False
-        if text[start - 1 : start] == "{" or text[end : end + 1] == "{":
-            return False
+        start, end, origin = run.piece
+        first, last = spans[run.start][0], spans[run.end - 1][1]
+        if (run.start and spans[run.start - 1][1] > first) or (run.end < len(spans) and spans[run.end][0] < last):
+            return None
+        message, name = origin.message, own_text(origin)
+        if message is None or name is None:
+            return None
+        value = getattr(conversation.messages[message], name)
+        text = stream.text[start:end]
+        if value is None or value.strip() != text.strip():
+            return None
+        out.append(_Edge(message, name, stream.text[start:first].lstrip(), stream.text[last:end].rstrip()))
+    return out
+
+
+def _outer(conversation: Conversation) -> tuple[str, ...] | None:
+    """The whitespace before and after every text; None when it is long."""
+    out = []
+    for message in conversation.messages:
+        for text in (message.content, message.reasoning):
+            if text and not text.isspace():
+                before, after = len(text) - len(text.lstrip()), len(text.rstrip())
+                if before > _OUTER or len(text) - after > _OUTER:
+                    return None
+                out += [text[:before], text[after:]]
+    return tuple(out)
+
+
+def _has_edges(conversation: Conversation, edges: Sequence[_Edge]) -> bool:
+    """True when the texts have these ends, and more between them."""
+    for message, name, head, tail in edges:
+        if head or tail:
+            text = getattr(conversation.messages[message], name).strip()
+            if len(text) <= len(head) + len(tail) or not (text.startswith(head) and text.endswith(tail)):
+                return False
     return True
 
 
@@ -149,14 +225,26 @@ class Patterns:
         self.limit = limit if isinstance(limit, int) else None
         self._control = control
         self._by_key: dict[tuple[Any, ...], list[Pattern]] = {}
+        self._count = 0
+        self._edged = False
         self._table: NDArray[np.bool_] | None = None
 
     def add(self, conversation: Conversation, pattern: Pattern) -> None:
         """Keep a pattern; rows with the same roles and fields are held against it."""
         key = asked(conversation)
-        known = self._by_key.setdefault(key, []) if key is not None else []
-        if len(known) < _TRIED:
+        if key is None or self._count >= _KEPT:
+            return
+        tried = _TRIED
+        if pattern.edges is not None:
+            outer, tried = _outer(conversation), _TRIED_EDGED
+            if outer is None:
+                return
+            key = (key, outer)
+            self._edged = True
+        known = self._by_key.setdefault(key, [])
+        if len(known) < tried:
             known.append(pattern)
+            self._count += 1
 
     def __bool__(self) -> bool:
         return bool(self._by_key)
@@ -170,11 +258,23 @@ class Patterns:
         for index, conversation in enumerate(conversations):
             verdict = None
             if index not in reference.errors and index not in subject.errors:
-                patterns = self._by_key.get(asked(conversation) or ())
+                patterns = self._for(conversation)
                 if patterns and _is_plain(conversation):
                     verdict = self._verdict(index, patterns, theirs, ours)
             out.append(verdict)
         return out
+
+    def _for(self, conversation: Conversation) -> list[Pattern]:
+        """The patterns that a conversation may fit."""
+        key = asked(conversation)
+        if key is None:
+            return []
+        known = self._by_key.get(key, [])
+        if self._edged:
+            edged = self._by_key.get((key, _outer(conversation)))
+            if edged:
+                known = [*known, *(p for p in edged if _has_edges(conversation, p.edges or ()))]
+        return known
 
     def _verdict(self, index: int, patterns: list[Pattern], theirs: _Batch, ours: _Batch) -> Verdict | None:
         size = ours.offsets[index + 1] - ours.offsets[index]

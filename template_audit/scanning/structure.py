@@ -151,6 +151,11 @@ def _same(
     return theirs, ours
 
 
+def own_text(origin: Origin) -> str | None:
+    """The field of a message whose text a piece with this origin copies, or None."""
+    return _OWN.get(origin.field)
+
+
 def _text_of(stream: EncodedStream, run: Run) -> str:
     return stream.text[run.piece.start : run.piece.end]
 

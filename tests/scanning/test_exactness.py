@@ -11,12 +11,12 @@ import pytest
 
 from template_audit import load_encoder, load_model
 from template_audit.audit import Examiner
-from template_audit.conversation import Conversation
+from template_audit.conversation import Conversation, Message
 from template_audit.datasets import read_conversations
 from template_audit.model import Model
 from template_audit.rules import all_rules
 from template_audit.scanning.evaluate import Evaluated, Evaluator
-from tests.scanning.varied import numbered, varied
+from tests.scanning.varied import numbered, spaced, varied
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
@@ -72,6 +72,26 @@ def test_varied_rows(name: str, spec: str) -> None:
     wrong = [(row, a, b) for row, a, b in zip(rows, expected, found, strict=True) if a != b]
     assert not wrong, wrong[0]
     assert not short.mistrusted
+
+
+@pytest.mark.parametrize(("name", "spec"), PAIRS)
+def test_rows_with_whitespace_around_their_texts(name: str, spec: str) -> None:
+    """All kinds of it, and a few kinds so often that most rows are known by their ids."""
+    few = list(spaced(2 * ROWS, seed=4, outer=("", "", " ", "\n"), ends=("", ".", "。", "e\u0301", "\u037e")))
+    expected, found, short = both_ways(examiner(loaded(name), spec), [*spaced(ROWS, seed=5), *few])
+    wrong = [(a, b) for a, b in zip(expected, found, strict=True) if a != b]
+    assert not wrong, wrong[0]
+    assert not short.mistrusted
+
+
+def test_rows_with_trimmed_texts_are_known_by_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The template trims what LLaMA-Factory copies; rows of one kind of whitespace are looked at twice."""
+    rows = [Conversation((Message("user", f"What is {n}?"), Message("assistant", f"It is {n} \n"))) for n in range(90)]
+    short = Evaluator(examiner(loaded("llama3-like"), "llamafactory:llama3"), lambda number: False)
+    short.evaluate(numbered(rows[:40]))
+    monkeypatch.setattr(Evaluator, "_in_full", lambda self, rows, out: pytest.fail("streams") if rows else None)
+    found = short.evaluate(numbered(rows[40:]))
+    assert {hit.rule for one in found for hit in one.hits} >= {"whitespace-drift"}
 
 
 @pytest.mark.parametrize(("name", "spec"), PAIRS[:3])

@@ -57,6 +57,48 @@ ODD = (
     "/no_think",
     "detailed thinking on",
 )
+OUTER = (
+    "",
+    "",
+    "",
+    " ",
+    "\n",
+    "\n\n",
+    "  ",
+    " \n",
+    "\t",
+    "\r\n",
+    "\u00a0",
+    "\u3000",
+    "\x85",
+    "\u2028",
+    "\x1c",
+    "\n" * 9,
+)
+"""What may stand around a text; all of it is whitespace to `str.strip`."""
+ENDS = (
+    "",
+    "",
+    ".",
+    "?",
+    "!",
+    ":",
+    ")",
+    "]",
+    "}",
+    "{",
+    ">",
+    "<",
+    "*",
+    "1",
+    "\u200b",
+    "\u0301",
+    "\u037e",
+    ".\n.",
+    "。",
+    "é",
+    "🚀",
+)
 TOOLS = (
     {
         "type": "function",
@@ -91,6 +133,27 @@ def varied(count: int, seed: int, odd: float = 0.15) -> Iterator[Conversation]:
             messages.append(Message("user", text()))
         tools = TOOLS if draw.random() < 0.06 else None
         yield Conversation(tuple(messages), tools, id=f"varied#{number}")
+
+
+def spaced(count: int, seed: int, outer: Sequence[str] = OUTER, ends: Sequence[str] = ENDS) -> Iterator[Conversation]:
+    """`count` conversations of plain texts with whitespace around them, of which most come again with other words."""
+    draw = random.Random(seed)
+
+    def text() -> str:
+        words = " ".join(draw.choice(PLAIN).strip() for _ in range(draw.choice((1, 1, 2))))
+        if draw.random() < 0.3:
+            words = draw.choice(ends) + words
+        if draw.random() < 0.5:
+            words += draw.choice(ends)
+        before = draw.choice(outer) if draw.random() < 0.3 else ""
+        return before + words + draw.choice(outer)
+
+    for number in range(1, count + 1):
+        messages = [Message("system", text())] if draw.random() < 0.1 else []
+        for _ in range(draw.choice((1, 1, 1, 2))):
+            reasoning = text() if draw.random() < 0.05 else None
+            messages += [Message("user", text()), Message("assistant", text(), reasoning=reasoning)]
+        yield Conversation(tuple(messages), id=f"spaced#{number}")
 
 
 def numbered(conversations: Sequence[Conversation]) -> list[tuple[int, Conversation]]:
