@@ -316,6 +316,7 @@ def test_json_report() -> None:
         "findings",
         "summary",
         "exit_code",
+        "mask",
     ]
     assert data["model"]["tokenizer"].keys() == {"class", "size"}
     assert data["subject"]["spec"].startswith("llamafactory@")

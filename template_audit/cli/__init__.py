@@ -100,14 +100,26 @@ def main(args: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            return _fail(error, args)
         return _refuse(f"The output cannot be written: {error.strerror}.")
+    except Exception as error:
+        return _fail(error, args)
     return code if isinstance(code, int) else 0
 
 
 def discard_stdout() -> None:
     """After a reader has gone away: whatever is still buffered goes nowhere, silently."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives until the process ends
+
+
+def _fail(error: Exception, args: Sequence[str] | None) -> int:
+    """A mistake of this program is not clean and is no finding either; called from Python it is raised."""
+    if args is not None:
+        raise error
+    import traceback
+
+    traceback.print_exception(error)
+    return _refuse("This is a mistake in template-audit; nothing was decided. Please report it with the lines above.")
 
 
 def _refuse(message: str) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from template_audit.rules.control import control_tokens
 from template_audit.rules.evidence import Facts, show
 from template_audit.rules.interface import Case, Hit, ModelCase, rule
 from template_audit.rules.markers import split_markers, unknown_in_template
 from template_audit.rules.sides import TEMPLATE_FIELDS
+
+if TYPE_CHECKING:
+    from template_audit.model import Model
 
 
 @rule(
@@ -83,17 +87,38 @@ def unknown_special_token(case: Case) -> Iterator[Hit]:
     group="Special tokens",
     scope="model",
     what="The framework adds tokens to the vocabulary that the model has no embedding for.",
-    why="Their ids lie beyond the embedding: training stops with an index error, or, after a resize, they start from "
-    "random vectors that a small data set (or LoRA, which does not train the embedding) never makes useful.",
+    why="Their ids lie beyond the embedding, and training stops with an index error; or, where it is padded or was "
+    "resized, they start from vectors that a small data set (or LoRA, which does not train the embedding) never makes "
+    "useful.",
     advice="Use a template whose markers the model has. If the new tokens are wanted, resize the embedding "
     "(`resize_vocab: true` in LLaMA-Factory) and train the embedding and output layers in full.",
 )
 def vocabulary_grows(case: ModelCase) -> Iterator[Hit]:
     changed = getattr(case.subject_encoder, "tokenizer", None)
     size = len(case.model.tokenizer)
+    rows = _embedding_rows(case.model)
     for token in case.subject_encoder.effects.added_tokens:
-        where = "" if changed is None else f", as id {changed.convert_tokens_to_ids(token)}"
-        yield Hit(f"{show(token)} is added to the vocabulary of {size:,} tokens{where}.", key=token)
+        id = None if changed is None else int(changed.convert_tokens_to_ids(token))
+        where = "" if id is None else f", as id {id}"
+        spare = rows is not None and id is not None and id < rows
+        beside = "" if rows is None else f"; the embedding has {rows:,} rows by config.json"
+        if spare:
+            beside += ", so training runs, on a row that was never trained"
+        yield Hit(
+            f"{show(token)} is added to the vocabulary of {size:,} tokens{where}{beside}.",
+            key=token,
+            severity="warning" if spare else None,
+        )
+
+
+def _embedding_rows(model: Model) -> int | None:
+    """Rows of the embedding, which many models pad beyond their vocabulary; None where config.json says nothing."""
+    text = model.config.get("text_config")
+    for config in (model.config, text if isinstance(text, dict) else {}):
+        rows = config.get("vocab_size")
+        if type(rows) is int and rows > 0:
+            return rows
+    return None
 
 
 @rule(

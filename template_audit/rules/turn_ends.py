@@ -152,3 +152,42 @@ def duplicate_turn_end(case: Case) -> Iterator[Hit]:
 )
 def wrong_turn_end(case: Case) -> Iterator[Hit]:
     yield from _hits(case, "wrong-turn-end")
+
+
+@rule(
+    "no-turn-end",
+    severity="warning",
+    group="Turn ends",
+    reads="structure",
+    what="Neither side writes a control token after the last answer.",
+    why="Training and inference agree, and the model still never learns to stop: nothing that generation could stop "
+    "at is trained after an answer, so it runs on until the length limit or a stop string.",
+    advice="Let the chat template and the framework's template write the eos token after every answer; without one, "
+    "inference needs a stop string.",
+)
+def no_turn_end(case: Case) -> Iterator[Hit]:
+    facts, last = case.facts, case.facts.last_answer
+    if last is None or last != len(case.conversation.messages) - 1 or last not in facts.answers:
+        return
+    body = facts.sub.body(last)
+    if body is None or facts.ref.body(last) is None or facts.is_empty(last) or facts.is_cut(last):
+        return
+    if next(facts.sub.trained(*body), None) is None:
+        return
+    sides = facts.ref, facts.sub
+    # From the body's last token on, which may be a marker of its own, as a tool call's is.
+    tails = [(max(side.after(last)[0] - 1, 0), side.after(last)[1]) for side in sides]
+    if any(
+        side.stream.input_ids[i] in facts.control for side, tail in zip(sides, tails, strict=True) for i in range(*tail)
+    ):
+        return
+    text = facts.sub.text((tails[1][0] + 1, tails[1][1])).strip()
+    yield Hit(
+        f"Nothing that generation could stop at follows the answer of message {last}, on either side"
+        + (f", only the text {show(text)}." if text else "."),
+        key=text,
+        turn=last,
+        reference=tails[0],
+        subject=tails[1],
+        severity="info" if text else None,  # a stop string can look for it
+    )

@@ -188,6 +188,10 @@ CASES: dict[str, tuple[Pair, Pair]] = {
         Pair(TWO, TWO.replace("{1:hello}<|im_end|>", "{1:hello}<|eot_id|>")),
         Pair(PLAIN.replace("{0:hi}", "{0:hi<|eot_id|>}")),
     ),
+    "no-turn-end": (
+        Pair(PLAIN.replace("<|im_end|>»\n", "»")),
+        Pair(PLAIN.replace("<|im_end|>»\n", "»<|im_end|>")),  # there, though not trained: another rule's matter
+    ),
     # Labels
     "turn-end-untrained": (
         Pair(TWO, TWO.replace("{1:hello}<|im_end|>»", "{1:hello}»<|im_end|>")),
