@@ -18,8 +18,15 @@ def short_rows(data: Path, count: int, seed: int = 0) -> list[Pair]:
     return [_varied(rows[n % len(rows)], n, dice) for n in range(count)]
 
 
-def long_rows(data: Path, count: int, characters: int = 17_000, seed: int = 0) -> list[Pair]:
-    """The same texts put together to rows of about 4,000 tokens, half question and half answer."""
+def long_rows(
+    data: Path, count: int, characters: int = 17_000, seed: int = 0, outer: float | None = None
+) -> list[Pair]:
+    """The same texts put together to rows of about 4,000 tokens, half question and half answer.
+
+    They are cut anywhere, so that a third of the rows ends one of its sides in whitespace: many more
+    than in data that people publish, which is mostly trimmed. With `outer` they are trimmed, and
+    that share of the rows then has a blank or newlines at one end of one side.
+    """
     rows = json.loads(data.read_text("utf-8"))
     dice = random.Random(seed)
     made = []
@@ -30,6 +37,11 @@ def long_rows(data: Path, count: int, characters: int = 17_000, seed: int = 0) -
             while len(text) < characters // 2:
                 text += "\n\n".join(_varied(dice.choice(rows), n, dice)) + "\n\n"
             sides.append(text[: characters // 2])
+        if outer is not None:
+            sides = [side.strip() for side in sides]
+            if dice.random() < outer:
+                side, blank = dice.randrange(2), dice.choice((" ", "\n", "\n\n"))
+                sides[side] = blank + sides[side] if dice.random() < 0.25 else sides[side] + blank
         made.append((sides[0], sides[1]))
     return made
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from template_audit.conversation import Conversation
 from template_audit.rules.control import ControlTokens
 from template_audit.rules.data import may_hold_placeholder
-from template_audit.scanning.structure import Plain, Run, asked, is_telling, own_text
+from template_audit.scanning.structure import Plain, Run, asked, between, in_its_place, is_telling, own_text
 from template_audit.stream import IGNORE, EncodedStream
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class Pattern:
     before."""
     edges: list[_Edge] | None
     """For each run what of its text it leaves out; None when every run is the whole of its text."""
+    around: tuple[list[str], list[str]] | None
+    """The text around the runs, of the reference and of the subject, where there is a system prompt."""
 
     @property
     def runs(self) -> int:
@@ -106,6 +108,11 @@ def pattern_of(
         edges = _edges(conversation, subject, plain.runs)
         if edges is None or edges != _edges(conversation, reference, plain.theirs):
             return None
+    around = None
+    if conversation.system:
+        if edges is not None and any(edge.head and edge.message == 0 for edge in edges):
+            return None
+        around = between(reference, plain.theirs), between(subject, plain.runs)
     theirs, ours = _side(reference, plain.theirs), _side(subject, plain.runs)
     controls = []
     for gap, ids in enumerate(_gaps(subject.input_ids, plain.runs)):
@@ -116,7 +123,7 @@ def pattern_of(
         if anchor is None:
             return None
         anchors.append(anchor)
-    return Pattern(verdict, theirs, ours, controls, anchors, edges)
+    return Pattern(verdict, theirs, ours, controls, anchors, edges, around)
 
 
 def _anchor(
@@ -172,6 +179,10 @@ def _outer(conversation: Conversation) -> tuple[str, ...] | None:
                     return None
                 out += [text[:before], text[after:]]
     return tuple(out)
+
+
+def _in_its_place(given: str, pattern: Pattern) -> bool:
+    return pattern.around is None or all(in_its_place(given, gaps, gaps[0]) for gaps in pattern.around)
 
 
 def _has_edges(conversation: Conversation, edges: Sequence[_Edge]) -> bool:
@@ -274,6 +285,9 @@ class Patterns:
             edged = self._by_key.get((key, _outer(conversation)))
             if edged:
                 known = [*known, *(p for p in edged if _has_edges(conversation, p.edges or ()))]
+        given = (conversation.system or "").strip()
+        if given:
+            known = [pattern for pattern in known if _in_its_place(given, pattern)]
         return known
 
     def _verdict(self, index: int, patterns: list[Pattern], theirs: _Batch, ours: _Batch) -> Verdict | None:

@@ -11,8 +11,8 @@ and what inference shows before each answer, as far as it goes beyond the runs b
 A row is plain when nothing in its words can matter beyond that: both streams have the same messages'
 text in the same order, but for whitespace around it, and the same ids; the labels of a run are all on
 or all off; no run holds a control token; no text holds a marker, a word of thinking, the beginning of
-either at its end, or a placeholder; nothing was cut to a length limit; there are no tool calls, whose
-parts rules look up.
+either at its end, or a placeholder; the system prompt is not found in the template's text; nothing was
+cut to a length limit; there are no tool calls, whose parts rules look up.
 What is not plain has no structure here, and goes through the rules.
 """
 
@@ -78,6 +78,12 @@ def plain_row(
         theirs, ours = _pairs(reference, subject, control)
         sides = _outside(reference, theirs), _outside(subject, ours), tuple(_prompts(reference, theirs))
     except _NotPlain:
+        return None
+    given = (conversation.system or "").strip()
+    if given and not all(
+        in_its_place(given, between(stream, runs), _before(stream, runs))
+        for stream, runs in ((reference, theirs), (subject, ours))
+    ):
         return None
     whole = repr((asked_for, *sides, reference.notes, subject.notes))  # which may be long, with tool definitions in it
     return Plain(hashlib.blake2b(whole.encode(), digest_size=16).digest(), theirs, ours)
@@ -149,6 +155,32 @@ def _same(
     if not control.special.isdisjoint(ids) or max(ids) >= control.size or is_telling(text):
         raise _NotPlain
     return theirs, ours
+
+
+def between(stream: EncodedStream, runs: Sequence[Run]) -> list[str]:
+    """The text before, between and after the runs."""
+    edges = [0, *(edge for r in runs for edge in (stream.spans[r.start][0], stream.spans[r.end - 1][1]))]
+    edges.append(len(stream.text))
+    return [stream.text[edges[k] : edges[k + 1]] for k in range(0, len(edges), 2)]
+
+
+def _before(stream: EncodedStream, runs: Sequence[Run]) -> str:
+    """The text before the system message."""
+    for run in runs:
+        if run.piece.origin.message == 0:
+            text = _text_of(stream, run)
+            return stream.text[: run.piece.start + len(text) - len(text.lstrip())]
+    return ""
+
+
+def in_its_place(given: str, gaps: Sequence[str], before: str) -> bool:
+    """True when a system prompt is not also found in the text around runs, where a rule would take it out.
+
+    rules/prompts.py takes it out of what stands before the first turn, to name the template's part of that: "3" would
+    go from a date as well. `before` is the text up to the prompt, at the end of which an occurrence may begin.
+    """
+    near = before[-len(given) :] + given
+    return near.find(given) == len(near) - len(given) and not any(given in gap for gap in gaps)
 
 
 def own_text(origin: Origin) -> str | None:

@@ -84,6 +84,21 @@ def test_rows_with_whitespace_around_their_texts(name: str, spec: str) -> None:
     assert not short.mistrusted
 
 
+def test_a_system_prompt_that_is_in_the_templates_own_text() -> None:
+    """A rule takes the prompt out of what only the template writes, so another cause comes of it."""
+    texts = [f"You are helper number {n * 37}." for n in range(60)]
+    texts[40:44] = ["3", "2", "Cutting Knowledge", "a"]
+    rows = [
+        Conversation((Message("system", text), Message("user", f"Hi {n}"), Message("assistant", f"Ho {n}")))
+        for n, text in enumerate(texts)
+    ]
+    expected, found, short = both_ways(examiner(loaded("llama3-like"), "llamafactory:llama3"), rows)
+    assert found == expected
+    assert len({one.hits for one in expected}) > 1
+    assert not short.mistrusted
+    assert short.rows_in_full < 20
+
+
 def test_rows_with_trimmed_texts_are_known_by_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """The template trims what LLaMA-Factory copies; rows of one kind of whitespace are looked at twice."""
     rows = [Conversation((Message("user", f"What is {n}?"), Message("assistant", f"It is {n} \n"))) for n in range(90)]
