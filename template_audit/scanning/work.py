@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from template_audit.audit import Examiner, rules_with
@@ -133,7 +134,9 @@ class Pool(AbstractContextManager["Pool"]):
         waiting: deque[tuple[Chunk, Future[Done]]] = deque()
         try:
             for chunk in chunks:
-                waiting.append((chunk, self._executor.submit(_work, chunk)))
+                with _interrupts_held():  # a process may be started by this
+                    future = self._executor.submit(_work, chunk)
+                waiting.append((chunk, future))
                 while len(waiting) > 2 * self.jobs:
                     first, future = waiting.popleft()
                     yield first, future.result()
@@ -148,6 +151,20 @@ class Pool(AbstractContextManager["Pool"]):
     def __exit__(self, *_: object) -> None:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """An interrupt waits for the end of the block; processes that are started in it never get one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    ensure_running()  # the tracker of multiprocessing lets interrupts through again when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _worker: Callable[[Chunk], Done] | None = None

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import msgspec
 import pytest
 
 from template_audit import load_model
+from template_audit.cli import main
 from template_audit.config import Config, Ignore
 from template_audit.errors import DataError, UsageError
 from template_audit.model import Model
@@ -22,9 +27,11 @@ from template_audit.scanning.records import ScanRecord, scan_schema
 from template_audit.scanning.rows import FileSource, Item, Repetitions, Selection, digest, draw
 from template_audit.scanning.scans import Scan, open_scan
 from template_audit.scanning.structure import plain_row
+from template_audit.scanning.work import _interrupts_held
 from tests.scanning.varied import varied
 
 ROOT = Path(__file__).parents[2]
+QWEN = str(ROOT / "fixtures" / "models" / "qwen25-like")
 
 
 @cache
@@ -182,6 +189,37 @@ def test_an_interrupt_gives_the_report_so_far(data: Path, monkeypatch: pytest.Mo
     expected = scan().run([FileSource(str(data))], Selection(max_rows=50))
     assert record.findings == expected.findings
     assert record.duplicates == expected.duplicates
+
+
+def _blocks_interrupts() -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs POSIX signals")
+def test_processes_that_are_starting_get_no_interrupt() -> None:
+    """An interrupt that comes while a process imports its modules printed a traceback from there."""
+    executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    begun: list[Future[bool]] = []
+
+    def interrupted() -> None:
+        with _interrupts_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            begun.append(executor.submit(_blocks_interrupts))
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert begun[0].result()
+    assert not _blocks_interrupts()
+    executor.shutdown()
+
+
+def test_nothing_compared_is_no_praise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": 5, "output": "x"}\n', encoding="utf-8")
+    assert main(["scan", QWEN, "--encoder", "llamafactory:qwen", "--dataset", str(path), "--jobs", "1"]) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert "feeds this model" not in out
+    assert "No row was compared" in out
 
 
 def test_ignored_findings_do_not_count(data: Path) -> None:

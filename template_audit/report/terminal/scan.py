@@ -242,6 +242,8 @@ def _verdict(screen: Screen, record: ScanRecord) -> None:
     template = record.reference.spec.startswith("chat-template")
     expected = "what its chat template shows" if template else f"what {record.reference.spec} does"
     sentence = f"No errors or warnings in {total}: {spec} feeds this model {expected}."
+    if not rows.compared:
+        sentence = "No row was compared, so nothing is known of what the model is fed."
     if numbers.error or numbers.warning:
         severity = "error" if numbers.error else "warning"
         mark, style = symbol(screen, severity), severity
