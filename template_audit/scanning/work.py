@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -160,11 +161,19 @@ def _interrupts_held() -> Iterator[None]:
         yield
         return
     ensure_running()  # the tracker of multiprocessing lets interrupts through again when it is started
+    # The mask goes over to the new process. Here, a thread without it may still take the signal.
+    caught: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: caught.append(number)) if is_main else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main:
+            signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+    if caught:
+        signal.raise_signal(signal.SIGINT)
 
 
 _worker: Callable[[Chunk], Done] | None = None
