@@ -75,7 +75,7 @@ def kill_writers(one: Path, two: Path, kills: int, chance: random.Random) -> tup
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert process.stdout is not None
         process.stdout.readline()
-        kill(process, chance.uniform(0, 0.05))
+        kill(process, chance.uniform(0, 0.3))
         broken += path.read_bytes() not in good
         left = [file for file in folder.iterdir() if file.suffix == ".tmp"]
         interrupted += bool(left)
