@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from template_audit.errors import EncodingError
-from template_audit.stream import EncodedStream, deferred
+from template_audit.stream import IGNORE, EncodedStream, deferred
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,8 @@ class IdsBatch:
     a label is a token id or −100. A row that could not be encoded is empty and stands in `errors`.
     `notes` are the remarks of the rows that have any, as `EncodedStream.notes`.
     `tokenized_by` says with what: ``fastokens``, ``tokenizers`` or ``transformers``.
+    `regular` says of the rows of an encoder that knows prompts what `is_regular` says of their streams;
+    None when it knows none.
     """
 
     input_ids: Ids
@@ -42,6 +44,7 @@ class IdsBatch:
     errors: Mapping[int, EncodingError] = field(default_factory=dict)
     notes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     tokenized_by: str = "tokenizers"
+    regular: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -109,6 +112,7 @@ def joined(batches: Sequence[IdsBatch]) -> IdsBatch:
         rows, tokens = rows + len(batch), tokens + len(batch.input_ids)
     empty = np.zeros(0, dtype=np.int32)
     names = {batch.tokenized_by for batch in batches}
+    regular = [batch.regular for batch in batches if batch.regular is not None]
     return IdsBatch(
         np.concatenate([empty, *(batch.input_ids for batch in batches)]),
         np.concatenate([empty, *(batch.labels for batch in batches)]),
@@ -116,6 +120,37 @@ def joined(batches: Sequence[IdsBatch]) -> IdsBatch:
         errors,
         notes,
         "fastokens" if "fastokens" in names else next(iter(names), "tokenizers"),
+        np.concatenate(regular) if len(regular) == len(batches) and regular else None,
+    )
+
+
+_WRITTEN = {"content": "content", "system": "content", "tool_result": "content", "reasoning": "reasoning"}
+
+
+def is_regular(conversation: Conversation, stream: EncodedStream) -> bool:
+    """True when a stream's ids and labels tell its prompts and its texts.
+
+    The prompts are the ids before each run of trained tokens, and there is no other run; what a
+    message says is copied whole, but for whitespace around it. A template may look into a text to write its generation
+    prompt, and a tokenizer may give texts that differ (in their Unicode form) the same ids.
+    """
+    ids, labels = stream.input_ids, stream.labels
+    begins = [i for i, label in enumerate(labels) if label != IGNORE and (i == 0 or labels[i - 1] == IGNORE)]
+    if any(prompt.error is not None for prompt in stream.prompts):
+        return False
+    if begins != [len(prompt.input_ids) for prompt in stream.prompts]:
+        return False
+    if any(ids[: len(prompt.input_ids)] != prompt.input_ids for prompt in stream.prompts):
+        return False
+    written: dict[tuple[int, str], str] = {}
+    for start, end, origin in stream.pieces:
+        if origin.message is not None and origin.field in _WRITTEN:
+            key = origin.message, _WRITTEN[origin.field]
+            written[key] = written.get(key, "") + stream.text[start:end]
+    return all(
+        (text or "").strip() == written.get((index, name), "").strip()
+        for index, message in enumerate(conversation.messages)
+        for name, text in (("content", message.content), ("reasoning", message.reasoning))
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from template_audit.conversation import Conversation
 from template_audit.errors import EncodingError
-from template_audit.ids import IdsBatch, gather, joined, lay_segments
+from template_audit.ids import IdsBatch, gather, is_regular, joined, lay_segments
 from template_audit.model.chat_outlines import ChatOutline, Cutter
 from template_audit.model.fast import IdTokenizer, are_unicode
 from template_audit.model.skeletons import Skeleton, Structure, skeleton_of, structure_of, views_of
@@ -23,6 +23,9 @@ from template_audit.model.tokenizer import encode_texts
 from template_audit.stream import IGNORE, EncodedStream
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from template_audit.frameworks.chat_template import ChatTemplateEncoder
     from template_audit.ids import Ids, Places
 
@@ -41,6 +44,8 @@ class _Filled(NamedTuple):
     labels: Ids
     offsets: Places
     refused: list[int]
+    regular: NDArray[np.bool_]
+    """Rows in which every turn has trained tokens, from the end of its prompt on (`is_regular`)."""
 
 
 class _Known:
@@ -99,7 +104,7 @@ class ChatBatchEncoder:
         short = [index for index, variant in enumerate(variants) if variant is not None]
         pairs: list[tuple[_Variant, list[str]]] = [(variants[i], texts[i]) for i in short]  # type: ignore[misc]
         flat = self._fill(pairs)
-        ids, labels, offsets, refused = flat
+        ids, labels, offsets, refused, regular = flat
         sample = self._sample([variants[i] for i in short])  # type: ignore[misc]
         others = sorted({*(i for i, variant in enumerate(variants) if variant is None), *(short[k] for k in refused)})
         compared = sorted({short[k] for k in sample} - set(others))
@@ -119,8 +124,8 @@ class ChatBatchEncoder:
             )
             return self._encode_chunk(conversations)
         if not others:
-            return IdsBatch(ids, labels, offsets, {}, {}, self.tokenizer.name)
-        return self._merged(flat, places, dict(zip(others, surely, strict=False)), len(conversations))
+            return IdsBatch(ids, labels, offsets, {}, {}, self.tokenizer.name, regular)
+        return self._merged(flat, places, dict(zip(others, surely, strict=False)), conversations)
 
     def _choose(
         self, conversations: Sequence[Conversation], texts: list[list[str]], variants: list[_Variant | None]
@@ -186,7 +191,7 @@ class ChatBatchEncoder:
 
         if not rows:
             empty = np.zeros(0, dtype=np.int32)
-            return _Filled(empty, empty, np.zeros(1, dtype=np.int64), [])
+            return _Filled(empty, empty, np.zeros(1, dtype=np.int64), [], np.zeros(0, dtype=bool))
         assert self._cutter is not None
         outlines = [variant.outline for variant, _ in rows]
         texts = [text for variant, values in rows for text in variant.outline.fill(values)]
@@ -195,7 +200,8 @@ class ChatBatchEncoder:
             tokens, shown = self.tokenizer.encode(texts), self.tokenizer.encode(heads)
         except EncodingError:
             empty = np.zeros(0, dtype=np.int32)
-            return _Filled(empty, empty, np.zeros(len(rows) + 1, dtype=np.int64), list(range(len(rows))))
+            nothing = np.zeros(len(rows) + 1, dtype=np.int64)
+            return _Filled(empty, empty, nothing, list(range(len(rows))), np.zeros(len(rows), dtype=bool))
         segments = [segment for outline in outlines for segment in outline.segments]
         pool, starts, lengths = lay_segments(segments, self._cutter.constants, tokens)
         ids: Ids = gather(pool, starts, lengths)
@@ -230,22 +236,31 @@ class ChatBatchEncoder:
         np.add.at(edges, begin, 1)
         np.add.at(edges, np.maximum(begin, end), -1)
         labels = np.where(np.cumsum(edges[:-1]) > 0, ids, np.int32(IGNORE))
-        return _Filled(ids, labels, places[first], refused)
+        offsets: Places = places[first]
+        on = np.append(labels != IGNORE, False)
+        on[1:] &= ~on[:-1].copy()  # where runs of trained tokens begin, but for those at the end of a row before
+        begun = np.zeros(len(on) + 1, dtype=np.int64)
+        np.cumsum(on, out=begun[1:])
+        regular = begun[offsets[1:]] - begun[offsets[:-1]] == turns
+        return _Filled(ids, labels, offsets, refused, regular)
 
     def _merged(
         self,
         flat: _Filled,
         places: dict[int, int],
         others: dict[int, EncodedStream | EncodingError],
-        count: int,
+        conversations: Sequence[Conversation],
     ) -> IdsBatch:
         import numpy as np
 
+        count = len(conversations)
+        regular = np.zeros(count, dtype=bool)
         empty = np.zeros(0, dtype=np.int32)
         rows: list[tuple[Ids, Ids]] = [(empty, empty)] * count
         bounds = flat.offsets.tolist()
         for index, k in places.items():
             rows[index] = flat.ids[bounds[k] : bounds[k + 1]], flat.labels[bounds[k] : bounds[k + 1]]
+            regular[index] = flat.regular[k]
         errors: dict[int, EncodingError] = {}
         notes: dict[int, tuple[str, ...]] = {}
         for index, stream in others.items():
@@ -254,13 +269,14 @@ class ChatBatchEncoder:
                 rows[index] = empty, empty
                 continue
             rows[index] = np.array(stream.input_ids, dtype=np.int32), np.array(stream.labels, dtype=np.int32)
+            regular[index] = is_regular(conversations[index], stream)
             if stream.notes:
                 notes[index] = stream.notes
         offsets = np.zeros(count + 1, dtype=np.int64)
         np.cumsum([len(ids) for ids, _ in rows], out=offsets[1:])
         ids = np.concatenate([empty, *(ids for ids, _ in rows)])
         labels = np.concatenate([empty, *(labels for _, labels in rows)])
-        return IdsBatch(ids, labels, offsets, errors, notes, self.tokenizer.name)
+        return IdsBatch(ids, labels, offsets, errors, notes, self.tokenizer.name, regular)
 
 
 def _equal(stream: EncodedStream | EncodingError, ids: Ids, labels: Ids, offsets: Places, row: int) -> bool:

@@ -83,6 +83,7 @@ class Evaluator:
     rows_in_full: int = 0
     """Rows that went through the rules."""
     _known: dict[Structure, _Known] = field(default_factory=dict)
+    _fitted: dict[int, int] = field(default_factory=dict)
     _always: tuple[Rule, ...] = ()
     _reading: tuple[Rule, ...] = ()
     _of_model: tuple[Rule, ...] = ()
@@ -138,11 +139,16 @@ class Evaluator:
                 continue
             found = Evaluated("compared", *verdict, None, others[index], lengths[index], trained[index])
             out[number] = found
-            if self.checked(number):
+            if self._is_new(verdict) or self.checked(number):
                 looked: dict[int, Evaluated] = {}
                 self._in_full([(number, talk)], looked)
                 self.mistrusted = self.mistrusted or looked[number] != found
         return rest
+
+    def _is_new(self, verdict: Verdict) -> bool:
+        """True for the first rows that fit a pattern, which are looked at both ways, too."""
+        times = self._fitted[id(verdict)] = self._fitted.get(id(verdict), 0) + 1  # patterns keep their verdicts
+        return times <= EXAMPLES
 
     def _in_full(self, rows: Sequence[tuple[int, Conversation]], out: dict[int, Evaluated]) -> None:
         """Evaluate rows with both streams of each."""

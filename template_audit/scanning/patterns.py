@@ -5,6 +5,9 @@ quickly (`template_audit.ids`), most rows need no streams: a `Pattern` is the id
 around the runs of a row that was looked at, on both sides, and a row fits it when it has the same ids
 there, the same labels, and between them runs that are equal on both sides and plain.
 
+What ids and labels do not tell of a row must be regular (`template_audit.ids.is_regular`): its prompts, and
+that the template copies its texts.
+
 Where the runs begin follows from the labels, which turn on and off in the template's text, and from
 control tokens.
 
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from template_audit.conversation import Conversation
+from template_audit.ids import is_regular
 from template_audit.rules.control import ControlTokens
 from template_audit.rules.data import may_hold_placeholder
 from template_audit.scanning.structure import Plain, Run, asked, between, in_its_place, is_telling, own_text
@@ -102,6 +106,8 @@ def pattern_of(
 ) -> Pattern | None:
     """The pattern of a plain row; None when its ids alone do not tell the rows that are like it."""
     if not plain.runs or _beside_brace(reference, plain.theirs) or _beside_brace(subject, plain.runs):
+        return None
+    if any(stream.prompts and not is_regular(conversation, stream) for stream in (reference, subject)):
         return None
     edges = None
     if not (_whole(reference, plain.theirs) and _whole(subject, plain.runs)):
@@ -266,9 +272,10 @@ class Patterns:
         """For every row what was found in the rows of its pattern; None for a row that fits none."""
         theirs, ours = _Batch(reference, None), _Batch(subject, self._is_control(subject.input_ids))
         out: list[Verdict | None] = []
+        told = [batch.regular for batch in (reference, subject) if batch.regular is not None]
         for index, conversation in enumerate(conversations):
             verdict = None
-            if index not in reference.errors and index not in subject.errors:
+            if index not in reference.errors and index not in subject.errors and all(flags[index] for flags in told):
                 patterns = self._for(conversation)
                 if patterns and _is_plain(conversation):
                     verdict = self._verdict(index, patterns, theirs, ours)

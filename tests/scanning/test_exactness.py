@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from template_audit.datasets import read_conversations
 from template_audit.model import Model
 from template_audit.rules import all_rules
 from template_audit.scanning.evaluate import Evaluated, Evaluator
+from tests.rendering import with_template
 from tests.scanning.varied import numbered, spaced, varied
 
 ROOT = Path(__file__).parents[2]
@@ -151,3 +153,31 @@ def test_a_wrong_structure_is_noticed() -> None:
     short._short = False
     short.evaluate(numbered(rows[40:80]))
     assert short.mistrusted
+
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n@<|im_end|>\n{% endfor %}"
+PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n@{% endif %}"
+SAME_IDS = {
+    "the prompt looks at a length": TURNS.replace("@", "{{ m.content }}")
+    + PROMPT.replace("@", "{% if messages[-1].content|length > 20 %}Sure{% endif %}"),
+    "the end of a prefix looks at a word": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% if not loop.last or 'yes' not in m.content %}<|im_end|>\n{% endif %}{% endfor %}" + PROMPT.replace("@", ""),
+    "composed": TURNS.replace("@", "{{ m.content.replace('e\u0301', '\u00e9') }}") + PROMPT.replace("@", ""),
+    "decomposed": TURNS.replace("@", "{{ m.content.replace('\u00e9', 'e\u0301') }}") + PROMPT.replace("@", ""),
+}
+
+
+@pytest.mark.parametrize("template", SAME_IDS.values(), ids=SAME_IDS)
+def test_rows_whose_ids_do_not_tell_what_is_found(template: str) -> None:
+    """The conversation's ids are the same; what inference shows, or the text that has these ids, is not."""
+    words = ("Hello there", "What is up?", "and a text that is longer than that", "yes", "\u00e9", "e\u0301")
+    chance = random.Random(3)
+    rows = [
+        Conversation((Message("user", chance.choice(words)), Message("assistant", chance.choice(words))), id=f"row#{i}")
+        for i in range(1, 201)
+    ]
+    full, short, evaluator = both_ways(
+        examiner(with_template(loaded("qwen25-like"), template), "llamafactory:qwen"), rows
+    )
+    assert full == short
+    assert not evaluator.mistrusted
