@@ -27,6 +27,9 @@ EXAMPLES = 2
 """So many rows of a structure go through the rules before their findings hold for all others."""
 _FIRST = 32
 """Rows at the beginning that are encoded with their streams."""
+LARGEST = 8 << 20
+"""Characters in the texts of a row. The sandbox renders no more, and the streams of one such row take gigabytes."""
+_TOO_LARGE = f"Its texts have more than {LARGEST:,} characters; such rows are not encoded. Split or drop them."
 _STRUCTURES = 4096
 """Structures that are remembered at a time."""
 
@@ -108,7 +111,9 @@ class Evaluator:
         out: dict[int, Evaluated] = {}
         talks: list[tuple[int, Conversation]] = []
         for number, row in rows:
-            if isinstance(row, Conversation):
+            if isinstance(row, Conversation) and is_too_large(row):
+                out[number] = Evaluated("not_evaluated", reason=_TOO_LARGE)
+            elif isinstance(row, Conversation):
                 talks.append((number, row))
             else:
                 out[number] = Evaluated("bad", reason=str(row))
@@ -253,6 +258,11 @@ class Evaluator:
                     severity = examiner.severity(rule, same[0])
                     out.append(Hits(rule.name, examiner.cause(rule, same[0].key), severity, len(same), False))
         return tuple(sorted(out))
+
+
+def is_too_large(conversation: Conversation) -> bool:
+    """True for a row that is not encoded: its texts are longer than `LARGEST`."""
+    return sum(len(m.content or "") + len(m.reasoning or "") for m in conversation.messages) > LARGEST
 
 
 class _Looked(NamedTuple):

@@ -24,6 +24,7 @@ from template_audit.findings import (
 )
 from template_audit.rules import all_rules
 from template_audit.rules.interface import Case, ModelCase
+from template_audit.scanning.evaluate import is_too_large
 from template_audit.scanning.records import (
     SCHEMA_VERSION,
     BadRow,
@@ -183,7 +184,7 @@ def finished(record: ScanRecord, *, whole: bool) -> ScanRecord:
 def _looked_at(examiner: Examiner, where: str, item: Item) -> _Row:
     """A row through every rule, with its evidence."""
     conversation = conversation_of(item)
-    if not isinstance(conversation, Conversation):
+    if not isinstance(conversation, Conversation) or is_too_large(conversation):
         return _Row(where, {}, None)
     (comparison,) = compare_all([conversation], examiner.reference, examiner.subject)
     found: Iterable[Finding]

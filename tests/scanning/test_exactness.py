@@ -16,6 +16,7 @@ from template_audit.conversation import Conversation, Message
 from template_audit.datasets import read_conversations
 from template_audit.model import Model
 from template_audit.rules import all_rules
+from template_audit.scanning import evaluate
 from template_audit.scanning.evaluate import Evaluated, Evaluator
 from tests.rendering import with_template
 from tests.scanning.varied import numbered, spaced, varied
@@ -181,3 +182,14 @@ def test_rows_whose_ids_do_not_tell_what_is_found(template: str) -> None:
     )
     assert full == short
     assert not evaluator.mistrusted
+
+
+def test_a_row_that_is_too_large_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "LARGEST", 100)
+    rows = [Conversation((Message("user", "a" * size), Message("assistant", "b"))) for size in (99, 100)]
+    found = Evaluator(examiner(loaded("qwen25-like"), "llamafactory:qwen"), lambda number: False).evaluate(
+        numbered(rows)
+    )
+    assert [one.outcome for one in found] == ["compared", "not_evaluated"]
+    assert found[1].subject is None
+    assert "such rows are not encoded" in (found[1].reason or "")
