@@ -32,7 +32,7 @@ _PART = re.compile(r"\{(?:(\d+)(?:\.(\w+))?|(default_system|tools)):((?:[^{}]|\{
 class Vocabulary:
     """Token text to id; ids are given out in the order of first use, specials first."""
 
-    size = 10_000
+    size = 1_000_000  # tests of long streams use thousands of words
 
     def __init__(self, specials: Sequence[str] = SPECIALS, added: Sequence[str] = ADDED) -> None:
         self.specials = tuple(specials)

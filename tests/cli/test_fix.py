@@ -46,7 +46,7 @@ def test_nothing_to_print(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fix", model, "--no-config"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "has no chat template" in err
+    assert "has no chat template" in " ".join(err.split())  # lines end where the folder's name lets them
 
 
 def test_fail_on_warning(capsys: pytest.CaptureFixture[str]) -> None:
