@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 from template_audit.conversation import Conversation
@@ -20,6 +18,7 @@ from template_audit.datasets.interface import RowFormat
 from template_audit.datasets.rows import Row
 from template_audit.datasets.source import DataSource, open_source, stream_rows
 from template_audit.errors import DataError, UsageError
+from template_audit.plugins import plugged
 
 __all__ = [
     "DataSource",
@@ -40,12 +39,7 @@ _HEAD = 100  # rows looked at to tell the format
 @cache
 def formats() -> dict[str, RowFormat]:
     """Every row format of this folder by name."""
-    found: dict[str, RowFormat] = {}
-    for module in iter_modules(__path__):
-        row_format = getattr(import_module(f"{__name__}.{module.name}"), "FORMAT", None)
-        if row_format is not None:
-            found[row_format.name] = row_format
-    return found
+    return plugged(__name__, "FORMAT")
 
 
 def read_conversations(

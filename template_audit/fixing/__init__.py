@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
 
 from template_audit.errors import UsageError
 from template_audit.fixing.interface import Fix, FixKind, FixRequest
+from template_audit.plugins import plugged
 
 DEFAULT_KIND = "register-template"
 
@@ -17,12 +16,7 @@ __all__ = ["DEFAULT_KIND", "Fix", "FixKind", "FixRequest", "fix", "fix_kinds"]
 @cache
 def fix_kinds() -> dict[str, FixKind]:
     """Every kind of fix by name."""
-    found: dict[str, FixKind] = {}
-    for module in iter_modules(__path__):
-        kind = getattr(import_module(f"{__name__}.{module.name}"), "FIX", None)
-        if kind is not None:
-            found[kind.name] = kind
-    return found
+    return plugged(__name__, "FIX")
 
 
 def fix(request: FixRequest, kind: str = DEFAULT_KIND) -> Fix:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from template_audit.errors import UsageError
 from template_audit.frameworks.interface import Encoder, EncoderRequest, Framework, Option, SourceReader
+from template_audit.plugins import plugged
 
 if TYPE_CHECKING:
     from template_audit.model import Model
@@ -27,12 +26,7 @@ class Spec(NamedTuple):
 @cache
 def frameworks() -> dict[str, Framework]:
     """Every framework of this folder by name."""
-    found: dict[str, Framework] = {}
-    for module in iter_modules(__path__):
-        framework = getattr(import_module(f"{__name__}.{module.name}"), "FRAMEWORK", None)
-        if framework is not None:
-            found[framework.name] = framework
-    return found
+    return plugged(__name__, "FRAMEWORK")
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
 
 from template_audit.errors import UsageError
+from template_audit.plugins import plugged
 from template_audit.report.interface import ReportFormat
 
 
 @cache
 def formats() -> dict[str, ReportFormat]:
     """Every report format of this folder by name."""
-    found: dict[str, ReportFormat] = {}
-    for module in iter_modules(__path__):
-        report_format = getattr(import_module(f"{__name__}.{module.name}"), "FORMAT", None)
-        if report_format is not None:
-            found[report_format.name] = report_format
-    return found
+    return plugged(__name__, "FORMAT")
 
 
 def get_format(name: str) -> ReportFormat:

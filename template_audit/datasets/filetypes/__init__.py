@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
 
 from template_audit.datasets.filetypes.interface import FileType
 from template_audit.datasets.rows import DataFile
 from template_audit.errors import DataError
+from template_audit.plugins import plugged
 
 DEFAULT = "json"
 NOT_READ = (".arrow", ".csv", ".tsv", ".txt", ".xlsx", ".yaml", ".yml", ".zip", ".tar", ".bz2", ".xz", ".feather")
@@ -18,12 +17,7 @@ NOT_READ = (".arrow", ".csv", ".tsv", ".txt", ".xlsx", ".yaml", ".yml", ".zip", 
 @cache
 def file_types() -> dict[str, FileType]:
     """Every file type of this folder by name."""
-    found: dict[str, FileType] = {}
-    for module in iter_modules(__path__):
-        file_type = getattr(import_module(f"{__name__}.{module.name}"), "FILE_TYPE", None)
-        if file_type is not None:
-            found[file_type.name] = file_type
-    return found
+    return plugged(__name__, "FILE_TYPE")
 
 
 def is_data(suffix: str) -> bool:
