@@ -11,7 +11,6 @@ import click
 from template_audit.cli.inputs import Inputs, inputs, with_probes
 from template_audit.cli.options import SCHEMA_VERSION, configured, format_option, output_option, output_stream
 from template_audit.errors import UsageError
-from template_audit.fixing import DEFAULT_KIND, fix_kinds
 
 if TYPE_CHECKING:
     from template_audit.config import Config
@@ -25,10 +24,10 @@ DEFAULT_ENCODER = "llamafactory"
 @click.option("--encoder", metavar="SPEC", default=DEFAULT_ENCODER, show_default=True, help="What trains.")
 @click.option(
     "--kind",
-    type=click.Choice(list(fix_kinds())),
-    default=DEFAULT_KIND,
+    metavar="NAME",
+    default="register-template",
     show_default=True,
-    help="What to write.",
+    help="What to write: one of the kinds below.",
 )
 @configured
 @format_option
@@ -49,9 +48,10 @@ def COMMAND(given: Inputs, encoder: str, kind: str, config: Config, output_forma
     Exits with 0 when the fix is proven and no finding at or above --fail-on is left, with 1 when it was
     written and something is left, and with 2 when nothing could be made or evaluated.
     """
-    from template_audit.fixing import FixRequest, fix
+    from template_audit.fixing import FixRequest, fix, get_kind
     from template_audit.frameworks import get_framework, parse_spec
 
+    get_kind(kind)
     if given.template_kwargs:
         raise UsageError("`fix` takes no template variables; `-o enable_thinking=…` is one that both sides know.")
     options = given.options_for(get_framework(parse_spec(encoder).framework))

@@ -8,9 +8,7 @@ from template_audit.errors import UsageError
 from template_audit.fixing.interface import Fix, FixKind, FixRequest
 from template_audit.plugins import plugged
 
-DEFAULT_KIND = "register-template"
-
-__all__ = ["DEFAULT_KIND", "Fix", "FixKind", "FixRequest", "fix", "fix_kinds"]
+__all__ = ["Fix", "FixKind", "FixRequest", "fix", "fix_kinds", "get_kind"]
 
 
 @cache
@@ -19,15 +17,20 @@ def fix_kinds() -> dict[str, FixKind]:
     return plugged(__name__, "FIX")
 
 
-def fix(request: FixRequest, kind: str = DEFAULT_KIND) -> Fix:
+def get_kind(name: str) -> FixKind:
+    """The kind of this name. Raises UsageError naming the known ones."""
+    from template_audit.frameworks import nearest
+
+    known = fix_kinds()
+    if name not in known:
+        raise UsageError(f"There is no fix `{name}`; known are {', '.join(known)}.{nearest(name, list(known))}")
+    return known[name]
+
+
+def fix(request: FixRequest, kind: str = "register-template") -> Fix:
     """Make a fix of a kind and prove it.
 
     Raises UsageError for an unknown kind, encoder, template or option, and for a request that the kind
     cannot serve.
     """
-    from template_audit.frameworks import nearest
-
-    known = fix_kinds()
-    if kind not in known:
-        raise UsageError(f"There is no fix `{kind}`; known are {', '.join(known)}.{nearest(kind, list(known))}")
-    return known[kind].make(request)
+    return get_kind(kind).make(request)
