@@ -19,7 +19,8 @@ from template_audit.ids import IdsEncoder
 from template_audit.results import Comparison
 from template_audit.rules.control import ControlTokens, control_tokens
 from template_audit.rules.interface import ModelCase, Rule
-from template_audit.scanning.patterns import Patterns, pattern_of
+from template_audit.scanning.fitting import Patterns
+from template_audit.scanning.patterns import pattern_of
 from template_audit.scanning.structure import Structure, plain_row
 from template_audit.stream import IGNORE, EncodedStream
 
@@ -33,7 +34,9 @@ _TOO_LARGE = f"Its texts have more than {LARGEST:,} characters; such rows are no
 _STRUCTURES = 4096
 """Structures that are remembered at a time."""
 
-Outcome = Literal["compared", "refused", "dropped", "not_evaluated", "bad"]
+Lost = Literal["dropped", "refused", "not_evaluated"]
+"""What became of a row that was read and not compared."""
+Outcome = Literal["compared", "bad"] | Lost
 
 
 class Hits(NamedTuple):
@@ -86,11 +89,11 @@ class Evaluator:
     rows_in_full: int = 0
     """Rows that went through the rules."""
     _known: dict[Structure, _Known] = field(default_factory=dict)
-    _fitted: dict[int, int] = field(default_factory=dict)
     _always: tuple[Rule, ...] = ()
     _reading: tuple[Rule, ...] = ()
     _of_model: tuple[Rule, ...] = ()
     _control: ControlTokens = field(init=False)
+    _limit: int | None = field(init=False)
     _patterns: Patterns = field(init=False)
     _short: bool = field(init=False)
 
@@ -102,7 +105,9 @@ class Evaluator:
         self._of_model = tuple(rule for rule in self.examiner.in_scope("model") if rule.reads == "structure")
         reference, subject = self.examiner.reference, self.examiner.subject
         self._control = control_tokens(model, subject)
-        self._patterns = Patterns(self._control, subject.options.get("cutoff_len"))
+        limit = subject.options.get("cutoff_len")
+        self._limit = limit if isinstance(limit, int) else None
+        self._patterns = Patterns(self._control, self._limit)
         quick = isinstance(reference, IdsEncoder) and isinstance(subject, IdsEncoder)
         self._short = self.by_structure and not self._always and quick
 
@@ -136,24 +141,21 @@ class Evaluator:
         talks = [talk for _, talk in rows]
         theirs, ours = reference.encode_ids_batch(talks), subject.encode_ids_batch(talks)
         lengths, others, trained = ours.lengths.tolist(), theirs.lengths.tolist(), ours.trained.tolist()
-        rest = []
-        for index, verdict in enumerate(self._patterns.fit(talks, theirs, ours)):
+        rest, twice = [], []
+        for index, pattern in enumerate(self._patterns.fit(talks, theirs, ours)):
             number, talk = rows[index]
-            if verdict is None:
+            if pattern is None:
                 rest.append((number, talk))
                 continue
-            found = Evaluated("compared", *verdict, None, others[index], lengths[index], trained[index])
-            out[number] = found
-            if self._is_new(verdict) or self.checked(number):
-                looked: dict[int, Evaluated] = {}
-                self._in_full([(number, talk)], looked)
-                self.mistrusted = self.mistrusted or looked[number] != found
+            out[number] = Evaluated("compared", *pattern.verdict, None, others[index], lengths[index], trained[index])
+            pattern.fitted += 1
+            if pattern.fitted <= EXAMPLES or self.checked(number):
+                twice.append((number, talk))
+        looked: dict[int, Evaluated] = {}
+        self._in_full(twice, looked)
+        if any(out[number] != found for number, found in looked.items()):
+            self.mistrusted = True
         return rest
-
-    def _is_new(self, verdict: Verdict) -> bool:
-        """True for the first rows that fit a pattern, which are looked at both ways, too."""
-        times = self._fitted[id(verdict)] = self._fitted.get(id(verdict), 0) + 1  # patterns keep their verdicts
-        return times <= EXAMPLES
 
     def _in_full(self, rows: Sequence[tuple[int, Conversation]], out: dict[int, Evaluated]) -> None:
         """Evaluate rows with both streams of each."""
@@ -198,7 +200,7 @@ class Evaluator:
     ) -> Verdict:
         plain = None
         if self.by_structure:
-            plain = plain_row(conversation, reference, subject, self._control, self._patterns.limit)
+            plain = plain_row(conversation, reference, subject, self._control, self._limit)
         if plain is None:
             return self._look(conversation, reference, subject).joined
         structure = plain.structure

@@ -121,7 +121,7 @@ def record_of(
         more_causes=sorted(tally.more_causes),
         model_findings=_of_model(examiner, tally, rows),
         reasons=[
-            ReasonRecord(outcome, text, reason.rows, [PlaceRecord(n, rows[n].where) for n in reason.first])  # type: ignore[arg-type]
+            ReasonRecord(outcome, text, reason.rows, [PlaceRecord(n, rows[n].where) for n in reason.first])
             for (outcome, text), reason in tally.reasons.items()
         ],
         bad_rows=[BadRow(number, rows[number].where, reason) for number, reason in tally.bad],

@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from operator import eq
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -201,8 +203,7 @@ def one_row(sources: Sequence[Source], number: int) -> Item:
     """Row `number`, counted through all sources. Raises UsageError when there are fewer."""
     before = 0
     for source in sources:
-        wanted = number - before
-        for _, _, item in source.rows(lambda row, wanted=wanted: row == wanted):  # type: ignore[misc]
+        for _, _, item in source.rows(partial(eq, number - before)):
             return item
         before += source.count()
     raise UsageError(f"There is no row {number}: the data has {before:,}.")

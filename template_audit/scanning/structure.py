@@ -64,10 +64,14 @@ class Plain(NamedTuple):
 
 
 def plain_row(
-    conversation: Conversation, reference: EncodedStream, subject: EncodedStream, control: ControlTokens, limit: Any
+    conversation: Conversation,
+    reference: EncodedStream,
+    subject: EncodedStream,
+    control: ControlTokens,
+    limit: int | None,
 ) -> Plain | None:
-    """The row with its structure, or None when it is not plain. `limit` is the subject's length limit."""
-    if isinstance(limit, int) and len(subject.input_ids) >= limit:
+    """The row with its structure, or None when it is not plain. `limit` is the subject's length limit in tokens."""
+    if limit is not None and len(subject.input_ids) >= limit:
         return None
     if any("cutoff" in note for note in subject.notes) or may_hold_placeholder(subject.text):
         return None

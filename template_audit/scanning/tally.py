@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from template_audit.config import Ignore
 from template_audit.findings import SEVERITIES, Severity, fingerprint
-from template_audit.scanning.evaluate import Evaluated, Outcome
+from template_audit.scanning.evaluate import Evaluated, Lost, Outcome
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ class Tally:
     """By rule: rows that show it, and the gravest severity."""
     of_model: dict[tuple[str, str], tuple[Severity, int]] = field(default_factory=dict)
     """By rule and cause: the severity, and the first row of that severity."""
-    reasons: dict[tuple[Outcome, str], Reason] = field(default_factory=dict)
+    reasons: dict[tuple[Lost, str], Reason] = field(default_factory=dict)
     bad: list[tuple[int, str]] = field(default_factory=list)
     gravest: dict[Severity, int] = field(default_factory=dict)
     ignored: dict[int, int] = field(default_factory=dict)
@@ -212,7 +212,7 @@ class Tally:
             found = min(known, found, key=lambda item: (-SEVERITIES.index(item[0]), item[1]))
         self.of_model[key] = found
 
-    def _reason(self, which: tuple[Outcome, str], reason: Reason) -> None:
+    def _reason(self, which: tuple[Lost, str], reason: Reason) -> None:
         known = self.reasons.get(which)
         if known is not None:
             known.add(reason)

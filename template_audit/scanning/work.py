@@ -72,14 +72,14 @@ class Setup:
 
 
 class _Share:
-    """Picks one number of `CHECKED`, by their digests."""
+    """Picks one number of `CHECKED`, by digests of the numbers; for one seed always the same ones."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def __call__(self, number: int) -> bool:
         mixed = (number * 0x9E3779B97F4A7C15 + self.seed * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
-        return (mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9 >> 40 & 0xFF == 0
+        return ((mixed ^ (mixed >> 29)) * 0xBF58476D1CE4E5B9 >> 40) % CHECKED == 0
 
 
 class Chunk(NamedTuple):

@@ -156,6 +156,18 @@ def test_a_wrong_structure_is_noticed() -> None:
     assert short.mistrusted
 
 
+def test_a_wrong_pattern_is_noticed() -> None:
+    """The first rows that fit a pattern are looked at both ways, whatever their numbers."""
+    rows = [Conversation((Message("user", f"What is {n}?"), Message("assistant", f"It is {n}."))) for n in range(80)]
+    short = Evaluator(examiner(loaded("qwen25-like"), "llamafactory:qwen"), lambda number: False)
+    short.evaluate(numbered(rows[:32]))
+    (pattern,) = (one for kept in short._patterns._by_key.values() for one in kept)
+    pattern.verdict = pattern.verdict._replace(differing=pattern.verdict.differing + 1)
+    short.evaluate(numbered(rows[32:]))
+    assert pattern.fitted == 48
+    assert short.mistrusted
+
+
 TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n@<|im_end|>\n{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n@{% endif %}"
 SAME_IDS = {
