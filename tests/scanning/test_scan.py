@@ -87,13 +87,14 @@ def test_repeated_rows_are_found(data: Path) -> None:
 
 def test_findings_name_rows_with_evidence(data: Path) -> None:
     record = whole(data)
-    found = {finding.rule: finding for finding in record.findings}
-    ends = found["wrong-turn-end"] if "wrong-turn-end" in found else found["foreign-special-token"]
-    assert ends.rows > 50
-    assert ends.first == sorted(ends.first, key=lambda row: row.row)
-    assert [one.differing for one in ends.worst] == sorted((one.differing for one in ends.worst), reverse=True) or (
-        ends.worst[0].times > ends.worst[-1].times
-    )
+    lines = data.read_text(encoding="utf-8").splitlines()
+    answers = {number: line.count('"role": "assistant"') for number, line in enumerate(lines, 1)}
+    for lost in (21, 46, 51):  # broken, dropped for its odd number of messages, broken
+        del answers[lost]
+    ends = next(finding for finding in record.findings if finding.rule == "wrong-turn-end")
+    assert (ends.rows, ends.times) == (len(answers), sum(answers.values()))
+    assert [(row.row, row.times) for row in ends.first] == [(number, answers[number]) for number in (1, 2, 3)]
+    assert [row.times for row in ends.worst] == sorted(answers.values(), reverse=True)[:3]
     assert ends.first[0].finding.subject is not None
     assert sum(one.rows for one in record.tokens.lengths) == sum(one.rows for one in record.tokens.trained_share)
 
@@ -228,10 +229,10 @@ def test_ignored_findings_do_not_count(data: Path) -> None:
     record = scan(config=config).run([FileSource(str(data))])
     assert record.findings == []
     assert sum(one.rows for one in record.ignored) > 0
-    one = Config(ignores=(Ignore(rules[0], "On purpose.", probe="varied#1"),))
+    one = Config(ignores=(Ignore("wrong-turn-end", "On purpose.", probe="varied#1"),))
     before = {rule.rule: rule.rows for rule in whole(data).rules}
     after = {rule.rule: rule.rows for rule in scan(config=one).run([FileSource(str(data))]).rules}
-    assert before[rules[0]] - after.get(rules[0], 0) in (0, 1)
+    assert after == {**before, "wrong-turn-end": before["wrong-turn-end"] - 1}
 
 
 def test_a_difference_between_the_ways_makes_the_scan_go_the_long_one(
