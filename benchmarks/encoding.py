@@ -11,60 +11,27 @@ ids and labels must be equal, or there is no result.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import os
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.beside_llamafactory import OPTIONS, Round, arguments, preprocessed, rate, ratio, write_page
 from benchmarks.encoding_rows import Pair, conversation, long_rows, short_rows
 
-OTHER = Path(__file__).with_name("encoding_llamafactory.py")
-CUTOFF = 8192
 CHUNK = 1000
 
 
 def main() -> int:
-    """Measure and write the page; 1 when ids differ."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="FOLDER:TEMPLATE")
-    parser.add_argument("--lf-python", required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--short", type=int, default=20_000)
-    parser.add_argument("--long", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
-    os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error")
-    lines = []
-    for named in given.models:
-        folder, _, template = named.rpartition(":")
-        for kind, rows in (
-            ("short", short_rows(given.data, given.short)),
-            ("4k tokens", long_rows(given.data, given.long)),
-        ):
-            rounds = [measured(folder, template, rows, given.lf_python) for _ in range(given.rounds)]
-            lines.append(line(Path(folder).name, template, kind, rounds))
-            print(lines[-1], flush=True)
-    page = HEAD.format(
-        day=date.today(),
-        versions=", ".join(f"{name} {version(name)}" for name in ("transformers", "tokenizers", "fastokens")),
-        rounds=given.rounds,
-        load=os.getloadavg()[0],
-    )
-    page += "\n".join(lines) + "\n"
-    if given.output:
-        given.output.write_text(page, "utf-8")
+    """Measure and write the page. Raises SystemExit when ids differ."""
+    given = arguments(__doc__, short=20_000, long=1_000)
+    kinds = [("short", short_rows(given.data, given.short)), ("4k tokens", long_rows(given.data, given.long))]
+    write_page(given, kinds, measured, cells, HEAD)
     return 0
 
 
@@ -85,41 +52,29 @@ together; on few long rows it is the comparison of the first 65,536 characters w
 
 | tokenizer | rows | tokens | LF, 1 | LF, 2 | ours, 1 | ratio | CPU | ours, 2 | ratio | unaided | ratio | bare | /ours |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
-""".replace("{cpus}", str(os.cpu_count()))
+"""
 
 
-def line(model: str, template: str, kind: str, rounds: Sequence[dict[str, float]]) -> str:
-    """One line of the table."""
-
-    def rate(name: str) -> float:
-        return statistics.median(one[name] for one in rounds)
-
-    def ratio(one: str, other: str) -> float:
-        return statistics.median(r[one] / r[other] for r in rounds)
-
+def cells(rounds: Sequence[Round]) -> str:
+    """A line of the table, after model and kind of rows."""
     return (
-        f"| {model}, `{template}` | {kind} | {rate('tokens'):.0f} | {rate('lf1'):,.0f} | {rate('lf2'):,.0f} "
-        f"| {rate('ours1'):,.0f} | **{ratio('ours1', 'lf1'):.1f}** | {rate('cpu'):.1f} | {rate('ours2'):,.0f} "
-        f"| **{ratio('ours2', 'lf2'):.1f}** | {rate('sure1'):,.0f} | {ratio('sure1', 'lf1'):.1f} "
-        f"| {rate('bare'):,.0f} | {ratio('bare', 'ours1'):.2f} |"
+        f"{rate(rounds, 'tokens'):.0f} | {rate(rounds, 'lf1'):,.0f} | {rate(rounds, 'lf2'):,.0f} "
+        f"| {rate(rounds, 'ours1'):,.0f} | **{ratio(rounds, 'ours1', 'lf1'):.1f}** | {rate(rounds, 'cpu'):.1f} "
+        f"| {rate(rounds, 'ours2'):,.0f} | **{ratio(rounds, 'ours2', 'lf2'):.1f}** "
+        f"| {rate(rounds, 'sure1'):,.0f} | {ratio(rounds, 'sure1', 'lf1'):.1f} "
+        f"| {rate(rounds, 'bare'):,.0f} | {ratio(rounds, 'bare', 'ours1'):.2f}"
     )
 
 
-def measured(folder: str, template: str, rows: Sequence[Pair], lf_python: str) -> dict[str, float]:
+def measured(folder: str, template: str, rows: Sequence[Pair], lf_python: str) -> Round:
     """Rows per second of every side, in one round. Raises SystemExit when ids or labels differ."""
     from template_audit import load_model
     from template_audit.ids import joined
     from template_audit.parallel import EncoderSetup, EncodingPool
 
-    options = {"cutoff_len": CUTOFF}
-    job = {"tokenizer": folder, "template": template, "options": options, "rows": rows, "num_proc": [1, 2]}
-    theirs = json.loads(
-        subprocess.run(
-            [lf_python, str(OTHER)], input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
-    )
+    theirs = preprocessed(lf_python, folder, template, rows)
     conversations = [conversation(pair) for pair in rows]
-    setup = EncoderSetup(f"llamafactory@0.9.5:{template}", load_model(folder), options)
+    setup = EncoderSetup(f"llamafactory@0.9.5:{template}", load_model(folder), OPTIONS)
     out = {"tokens": theirs["tokens"] / len(rows), "bare": 0.0}
     out["lf1"], out["lf2"] = (len(rows) / theirs["seconds"][n] for n in ("1", "2"))
     digests = {"LLaMA-Factory": theirs["digest"]}

@@ -15,68 +15,30 @@ many templates trim and LLaMA-Factory does not.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.beside_llamafactory import OPTIONS, Round, arguments, preprocessed, rate, ratio, write_page
 from benchmarks.encoding_rows import Pair, long_rows, short_rows
-
-OTHER = Path(__file__).with_name("encoding_llamafactory.py")
-CUTOFF = 8192
 
 
 def main() -> int:
-    """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="FOLDER:TEMPLATE")
-    parser.add_argument("--lf-python", required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--short", type=int, default=40_000)
-    parser.add_argument("--long", type=int, default=2_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
-    os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error")
-    lines = []
-    for named in given.models:
-        folder, _, template = named.rpartition(":")
-        for kind, rows in kinds(given.data, given.short, given.long):
-            rounds = [measured(folder, template, rows, given.lf_python) for _ in range(given.rounds)]
-            lines.append(line(Path(folder).name, template, kind, rounds))
-            print(lines[-1], flush=True)
-    page = HEAD.format(
-        day=date.today(),
-        versions=", ".join(f"{name} {version(name)}" for name in ("transformers", "tokenizers", "fastokens")),
-        rounds=given.rounds,
-        load=os.getloadavg()[0],
-        cpus=os.cpu_count(),
-    )
-    page += "\n".join(lines) + "\n"
-    if given.output:
-        given.output.parent.mkdir(exist_ok=True)
-        given.output.write_text(page, "utf-8")
-    return 0
-
-
-def kinds(data: Path, short: int, long: int) -> list[tuple[str, list[Pair]]]:
-    """The kinds of rows that are measured."""
-    return [
-        ("short", short_rows(data, short)),
-        ("4k tokens", long_rows(data, long, outer=0.02)),
-        ("4k tokens, cut anywhere", long_rows(data, long)),
+    """Measure and write the page. Raises SystemExit when a row was not compared."""
+    given = arguments(__doc__, short=40_000, long=2_000)
+    kinds = [
+        ("short", short_rows(given.data, given.short)),
+        ("4k tokens", long_rows(given.data, given.long, outer=0.02)),
+        ("4k tokens, cut anywhere", long_rows(given.data, given.long)),
     ]
+    write_page(given, kinds, measured, cells, HEAD)
+    return 0
 
 
 HEAD = """# Scanning whole data sets
@@ -94,38 +56,23 @@ end {load:.1f} on {cpus} cores. Ratios are over LLaMA-Factory's with as many pro
 """
 
 
-def line(model: str, template: str, kind: str, rounds: Sequence[dict[str, float]]) -> str:
-    """One line of the table."""
-
-    def rate(name: str) -> float:
-        return statistics.median(one[name] for one in rounds)
-
-    def ratio(one: str, other: str) -> float:
-        return statistics.median(r[one] / r[other] for r in rounds)
-
+def cells(rounds: Sequence[Round]) -> str:
+    """A line of the table, after model and kind of rows."""
     return (
-        f"| {model}, `{template}` | {kind} | {rate('lf1'):,.0f} | {rate('lf2'):,.0f} | {rate('scan1'):,.0f} "
-        f"| **{ratio('scan1', 'lf1'):.1f}** | {ratio('scan_cpu', 'lf_cpu'):.1f} "
-        f"| {rate('scan2'):,.0f} | **{ratio('scan2', 'lf2'):.1f}** "
-        f"| {rate('in_full'):,.0f} of {rate('rows'):,.0f} |"
+        f"{rate(rounds, 'lf1'):,.0f} | {rate(rounds, 'lf2'):,.0f} | {rate(rounds, 'scan1'):,.0f} "
+        f"| **{ratio(rounds, 'scan1', 'lf1'):.1f}** | {ratio(rounds, 'scan_cpu', 'lf_cpu'):.1f} "
+        f"| {rate(rounds, 'scan2'):,.0f} | **{ratio(rounds, 'scan2', 'lf2'):.1f}** "
+        f"| {rate(rounds, 'in_full'):,.0f} of {rate(rounds, 'rows'):,.0f}"
     )
 
 
-def measured(folder: str, template: str, rows: Sequence[Pair], lf_python: str) -> dict[str, float]:
+def measured(folder: str, template: str, rows: Sequence[Pair], lf_python: str) -> Round:
     """Rows per second of every side, in one round."""
     from template_audit import load_model
     from template_audit.scanning import open_scan
     from template_audit.scanning.rows import FileSource
 
-    job = {"tokenizer": folder, "template": template, "options": {"cutoff_len": CUTOFF}, "rows": rows}
-    answer = subprocess.run(
-        [lf_python, str(OTHER)],
-        input=json.dumps({**job, "num_proc": [1, 2]}),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
-    told = json.loads(answer)
+    told = preprocessed(lf_python, folder, template, rows)
     theirs = told["seconds"]
     out = {
         "rows": float(len(rows)),
@@ -133,7 +80,7 @@ def measured(folder: str, template: str, rows: Sequence[Pair], lf_python: str) -
         "lf2": len(rows) / theirs["2"],
         "lf_cpu": len(rows) / told["cpu"],
     }
-    scan = open_scan(load_model(folder), subject=f"llamafactory@0.9.5:{template}", options={"cutoff_len": CUTOFF})
+    scan = open_scan(load_model(folder), subject=f"llamafactory@0.9.5:{template}", options=OPTIONS)
     for encoder in (scan.sides.reference, scan.sides.subject):
         ready: Any = encoder
         ready.expect_many()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Set
-from itertools import accumulate
+from itertools import accumulate, count, islice
 from typing import NamedTuple
 
 Range = tuple[int, int]
@@ -101,7 +101,8 @@ def _equal_units(ref: list[str], sub: list[str]) -> Iterator[Block]:
     Else the blanks of ``x [/INST]`` and ``x[/INST] `` would be held for equal, and the marker for moved.
     """
     ref_at, sub_at = ([i for i, blank in enumerate(map(str.isspace, units)) if not blank] for units in (ref, sub))
-    ours, theirs = [ref[i] for i in ref_at], [sub[j] for j in sub_at]
+    number: defaultdict[str, int] = defaultdict(count().__next__)  # quicker to compare than text
+    ours, theirs = [number[ref[i]] for i in ref_at], [number[sub[j]] for j in sub_at]
     found = _diff(ours, 0, len(ours), theirs, 0, len(theirs))
     a = b = 0
     for i, j, size in _together(ref, ref_at, sub, sub_at, found):
@@ -133,7 +134,7 @@ def _together(
     yield Block(len(ref), len(sub), 0)
 
 
-def _diff(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
+def _diff(ref: list[int], a: int, a_end: int, sub: list[int], b: int, b_end: int) -> Iterator[Block]:
     """Equal runs of units, in order; exact up to `_CELLS`, beyond that split at units that are unique."""
     size = _same(ref, a, a_end, sub, b, b_end)
     if size:
@@ -151,7 +152,7 @@ def _diff(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int
         yield Block(a_end, b_end, size)
 
 
-def _same(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> int:
+def _same(ref: list[int], a: int, a_end: int, sub: list[int], b: int, b_end: int) -> int:
     """How many units are the same on both sides from here on."""
     size, most = 0, min(a_end - a, b_end - b)
     while size + _STRETCH <= most and ref[a + size : a + size + _STRETCH] == sub[b + size : b + size + _STRETCH]:
@@ -161,18 +162,15 @@ def _same(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int
     return size
 
 
-def _exact(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
+def _exact(ref: list[int], a: int, a_end: int, sub: list[int], b: int, b_end: int) -> Iterator[Block]:
     from rapidfuzz.distance import Indel
 
-    number: dict[str, int] = {}
-    left = [number.setdefault(unit, len(number)) for unit in ref[a:a_end]]
-    right = [number.setdefault(unit, len(number)) for unit in sub[b:b_end]]
-    for op in Indel.opcodes(left, right):
+    for op in Indel.opcodes(ref[a:a_end], sub[b:b_end]):
         if op.tag == "equal":
             yield Block(a + op.src_start, b + op.dest_start, op.src_end - op.src_start)
 
 
-def _at_unique(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
+def _at_unique(ref: list[int], a: int, a_end: int, sub: list[int], b: int, b_end: int) -> Iterator[Block]:
     """Fix units that occur once on each side and in the same order; compare what lies between.
 
     Where there is none, runs of `_RUN` units take their place; where there is none of them either, the
@@ -181,9 +179,10 @@ def _at_unique(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end
     ours, theirs = Counter(ref[a:a_end]), Counter(sub[b:b_end])
     once = {unit for unit, count in ours.items() if count == 1}
     once &= {unit for unit, count in theirs.items() if count == 1}
-    where = {ref[i]: i for i in range(a, a_end) if ref[i] in once}
-    fixed = increasing([Block(where[sub[j]], j, 1) for j in range(b, b_end) if sub[j] in once])
-    if not fixed:
+    if once:
+        where = {ref[i]: i for i in range(a, a_end) if ref[i] in once}
+        fixed = increasing([Block(where[sub[j]], j, 1) for j in range(b, b_end) if sub[j] in once])
+    else:
         shared = sum(min(count, theirs[unit]) for unit, count in ours.items())
         if shared < _SHARED * min(a_end - a, b_end - b):
             return  # nothing to hold on to: one replaced stretch
@@ -201,18 +200,17 @@ def _at_unique(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end
         a, b = block.ref + size, block.sub + size
 
 
-def _unique_runs(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> list[Block]:
+def _unique_runs(ref: list[int], a: int, a_end: int, sub: list[int], b: int, b_end: int) -> list[Block]:
     """The first units of some runs of `_RUN` units that occur once on each side, in the same order on both.
 
     Of all runs one in eight is looked at, the same ones on both sides.
     """
-    number: dict[str, int] = {}
+    number: defaultdict[int, int] = defaultdict(count().__next__)  # whatever comes before, the same runs are taken
     sides = []
     for units, start, end in ((ref, a, a_end), (sub, b, b_end)):
-        ids = [number.setdefault(unit, len(number)) for unit in units[start:end]]
+        ids = [number[unit] for unit in units[start:end]]
         at: dict[int, int | None] = {}
-        # of integers, so that the hash of a run is the same in every process
-        for place, run in enumerate(map(hash, zip(*(ids[k:] for k in range(_RUN)), strict=False)), start):
+        for place, run in enumerate(map(hash, zip(*(islice(ids, k, None) for k in range(_RUN)), strict=False)), start):
             if not run & 7:
                 at[run] = None if run in at else place
         sides.append(at)
@@ -225,7 +223,7 @@ def _unique_runs(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_e
     return increasing(sorted(pairs, key=lambda block: block.sub))
 
 
-def _by_windows(ref: list[str], a: int, a_end: int, sub: list[str], b: int, b_end: int) -> Iterator[Block]:
+def _by_windows(ref: list[int], a: int, a_end: int, sub: list[int], b: int, b_end: int) -> Iterator[Block]:
     """Repetitive texts, in which no unit is unique: exact within a window that goes along both.
 
     A window's last quarter is compared again in the next one: where it ends says little.
