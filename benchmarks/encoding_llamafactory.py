@@ -17,7 +17,7 @@ import time
 import types
 
 try:
-    import torchaudio  # noqa: F401
+    import torchaudio  # noqa: F401 - only whether it is there
 except Exception:  # it is needed for audio rows only
     module = types.ModuleType("torchaudio")
     module.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)

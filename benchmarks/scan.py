@@ -45,7 +45,8 @@ HEAD = """# Scanning whole data sets
 
 `python benchmarks/scan.py`: rows per second of a full scan (read, both encoders, comparison, every rule, report) beside
 LLaMA-Factory 0.9.5's own preprocessing of the same rows (`Dataset.map` with its SupervisedDatasetProcessor), in turn in
-one run; medians of {rounds} rounds; one thread per process, loading not counted. {day}, {versions}; load average at the
+one run; medians of {rounds} rounds; one thread per process. Of a scan the second half of the rows counts, so that
+neither loading nor the first rows of every structure do. {day}, {versions}; load average at the
 end {load:.1f} on {cpus} cores. Ratios are over LLaMA-Factory's with as many processes;
 `CPU` is the ratio of rows per second of processor time, one process each.
 

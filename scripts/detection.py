@@ -31,8 +31,8 @@ from template_audit.results import Report
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from described_encoder import DescribedEncoder  # noqa: E402
-from mutation_page import summary  # noqa: E402
+from described_encoder import DescribedEncoder  # noqa: E402 - beside this script
+from mutation_page import summary  # noqa: E402 - beside this script
 
 INCIDENTS = ROOT / "fixtures" / "incidents"
 BENIGN = ROOT / "fixtures" / "benign.json"

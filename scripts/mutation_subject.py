@@ -56,7 +56,7 @@ def _set(**changes: object) -> Callable[[TemplateSpec, Words], Iterator[Edit]]:
     """Fields of the template set; nothing where they are so already."""
 
     def mutate(spec: TemplateSpec, words: Words) -> Iterator[Edit]:
-        changed: TemplateSpec = replace(spec, **changes)  # type: ignore[arg-type]
+        changed: TemplateSpec = replace(spec, **changes)  # type: ignore[arg-type]  # fields of any type
         if changed != spec:
             yield ", ".join(f"{name}={value!r}" for name, value in changes.items()), changed
 
@@ -73,11 +73,10 @@ def _tool_format(spec: TemplateSpec, words: Words) -> Iterator[Edit]:
 
 def _eos_by_label(spec: TemplateSpec, words: Words) -> Iterator[Edit]:
     """efficient_eos as Baichuan has it: no end marker in the text, its id as the next token's label."""
-    for name in ("format_assistant",):
-        formatter: Formatter = getattr(spec, name)
-        content = tuple(slot for slot in formatter.slots if isinstance(slot, str) and "{{content}}" in slot)
-        texts = tuple(slot[: slot.index("}}") + 2] for slot in content)
-        yield name, replace(spec, efficient_eos=True, **{name: replace(formatter, slots=texts)})  # type: ignore[arg-type]
+    answer = spec.format_assistant
+    content = (slot for slot in answer.slots if isinstance(slot, str) and "{{content}}" in slot)
+    texts = tuple(slot[: slot.index("}}") + 2] for slot in content)
+    yield "format_assistant", replace(spec, efficient_eos=True, format_assistant=replace(answer, slots=texts))
 
 
 FRAMEWORK: tuple[Operator, ...] = (

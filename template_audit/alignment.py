@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from template_audit.hunks import Hunk, HunkKind, hunks_of, kind_of
-from template_audit.stream import IGNORE, EncodedStream, Piece, Turn
+from template_audit.stream import IGNORE, WRITTEN, EncodedStream, Piece, Turn
 from template_audit.textdiff import Block, Range, equal_blocks, increasing
 
 _LONG = 100_000  # tokens on both sides
@@ -156,9 +156,6 @@ def _weight(text: str, blocks: list[Block]) -> int:
     return sum(len("".join(text[block.ref : block.ref + block.size].split())) for block in blocks)
 
 
-_SAME_FIELD = {"system": "content", "tool_result": "content"}  # three names for a message's own text
-
-
 def _anchors(reference: EncodedStream, subject: EncodedStream) -> list[Block]:
     """Message fields that both streams hold with the same text, or the same up to outer whitespace.
 
@@ -181,7 +178,7 @@ def _fields(stream: EncodedStream) -> dict[tuple[int | None, str], list[Piece]]:
     for piece in stream.pieces:
         message, field, _ = piece.origin
         if field not in ("literal", "role", "other") and piece.start < piece.end:
-            found.setdefault((message, _SAME_FIELD.get(field, field)), []).append(piece)
+            found.setdefault((message, WRITTEN.get(field, field)), []).append(piece)
     return found
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from template_audit.errors import EncodingError
-from template_audit.stream import IGNORE, EncodedStream, deferred
+from template_audit.stream import IGNORE, WRITTEN, EncodedStream, deferred
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +87,12 @@ class IdsEncoder(Protocol):
         """Exactly the ids, labels, notes and errors of ``encode_batch(conversations, keep_errors=True)``."""
         ...
 
+    def encode_in_full(
+        self, conversations: Sequence[Conversation], *, keep_errors: bool = False
+    ) -> list[EncodedStream | EncodingError]:
+        """`encode_batch` that never takes the fast way, so that the fast way can be held against it."""
+        ...
+
     def expect_many(self) -> None:
         """Say that a whole data set will come, so that what takes a second to set up is set up now.
 
@@ -124,9 +130,6 @@ def joined(batches: Sequence[IdsBatch]) -> IdsBatch:
     )
 
 
-_WRITTEN = {"content": "content", "system": "content", "tool_result": "content", "reasoning": "reasoning"}
-
-
 def is_regular(conversation: Conversation, stream: EncodedStream) -> bool:
     """True when a stream's ids and labels tell its prompts and its texts.
 
@@ -144,8 +147,8 @@ def is_regular(conversation: Conversation, stream: EncodedStream) -> bool:
         return False
     written: dict[tuple[int, str], str] = {}
     for start, end, origin in stream.pieces:
-        if origin.message is not None and origin.field in _WRITTEN:
-            key = origin.message, _WRITTEN[origin.field]
+        if origin.message is not None and origin.field in WRITTEN:
+            key = origin.message, WRITTEN[origin.field]
             written[key] = written.get(key, "") + stream.text[start:end]
     return all(
         (text or "").strip() == written.get((index, name), "").strip()

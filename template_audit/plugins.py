@@ -1,4 +1,4 @@
-"""Plug points: a folder is one when each of its modules may define an object under a name that is agreed on."""
+"""Plug points that are a folder whose modules may each define an object under a name that is agreed on."""
 
 from __future__ import annotations
 

@@ -21,20 +21,18 @@ from template_audit.findings import (
     SEVERITIES,
     EncoderRecord,
     Evidence,
-    FileRecord,
     Finding,
     FindingRecord,
     Level,
-    ModelRecord,
     ReportRecord,
     Summary,
     Threshold,
-    TokenizerRecord,
     at_least,
     fingerprint,
 )
 from template_audit.frameworks import check_options, frameworks, get_framework, parse_spec
 from template_audit.frameworks.interface import EncoderRequest, Option, TokenizerEffects
+from template_audit.results import model_record
 
 if TYPE_CHECKING:
     from template_audit.model import Model
@@ -230,16 +228,11 @@ class PretrainReport:
 
     def record(self) -> ReportRecord:
         """The report in the shape of an SFT audit, for the formats that print such: no conversations, no reference."""
-        encoder, tokenizer = self.encoder, self.encoder.model.tokenizer
+        encoder = self.encoder
         severities = [finding.severity for finding in self.findings]
         return ReportRecord(
             schema_version=SCHEMA_VERSION,
-            model=ModelRecord(
-                encoder.model.id,
-                encoder.model.revision,
-                [FileRecord(file.path, file.sha256) for file in encoder.model.files],
-                TokenizerRecord(type(tokenizer).__name__, len(tokenizer)),
-            ),
+            model=model_record(encoder.model),
             versions=dict(self.versions),
             reference=EncoderRecord("documents", {}, "Pre-training has no chat template to be held against."),
             subject=EncoderRecord(encoder.spec, dict(encoder.options), self.why, list(self.notes)),

@@ -147,18 +147,12 @@ class Report:
 
     def record(self) -> ReportRecord:
         """The report as it is published; see `template_audit.findings`."""
-        tokenizer = self.model.tokenizer
         return ReportRecord(
             schema_version=SCHEMA_VERSION,
-            model=ModelRecord(
-                self.model.id,
-                self.model.revision,
-                [FileRecord(file.path, file.sha256) for file in self.model.files],
-                TokenizerRecord(type(tokenizer).__name__, len(tokenizer)),
-            ),
+            model=model_record(self.model),
             versions=dict(self.versions),
-            reference=_encoder_record(self.reference, self.reference_why),
-            subject=_encoder_record(self.subject, self.subject_why),
+            reference=encoder_record(self.reference, self.reference_why),
+            subject=encoder_record(self.subject, self.subject_why),
             conversations=[
                 ConversationRecord(
                     c.conversation.id, c.evaluated, c.reason, c.agrees, _length(c.reference), _length(c.subject)
@@ -185,7 +179,19 @@ class Report:
         return record
 
 
-def _encoder_record(encoder: Encoder, why: str) -> EncoderRecord:
+def model_record(model: Model) -> ModelRecord:
+    """A model as reports publish it."""
+    tokenizer = model.tokenizer
+    return ModelRecord(
+        model.id,
+        model.revision,
+        [FileRecord(file.path, file.sha256) for file in model.files],
+        TokenizerRecord(type(tokenizer).__name__, len(tokenizer)),
+    )
+
+
+def encoder_record(encoder: Encoder, why: str) -> EncoderRecord:
+    """An encoder as reports publish it; `why` says how it was chosen."""
     return EncoderRecord(encoder.spec, dict(encoder.options), why, list(encoder.notes))
 
 

@@ -51,6 +51,8 @@ def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
 
 LITERAL = Origin(None, "literal")
 DEFAULT_SYSTEM = Origin(None, "default_system")
+WRITTEN = {"content": "content", "system": "content", "tool_result": "content", "reasoning": "reasoning"}
+"""Fields of an Origin whose text people wrote and templates copy, by the field of the message that it is."""
 
 
 class Piece(NamedTuple):

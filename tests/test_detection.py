@@ -18,7 +18,7 @@ from tests.builders import StandInEncoder, conversation, model, stream
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import detection  # noqa: E402
+import detection  # noqa: E402 - a script, found by the line above
 
 INCIDENTS = detection.incidents()
 ABOUT_THE_MODEL = {"missing-generation-tags", "pad-equals-eos", "eos-mismatch", "nondeterministic-template"}

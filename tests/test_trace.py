@@ -212,7 +212,7 @@ def test_percent(form: str, first: str, second: str) -> None:
             check(result, expected, copied=False)
             if copied and not isinstance(plain_values, dict | tuple):
                 assert [o for o in origins(result) if o != LITERAL] == [origin_of(c) for c in first if c in TRACED]
-    check("%s" % make(first), first)  # noqa: UP031
+    check("%s" % make(first), first)  # noqa: UP031 - what is tested
 
 
 @pytest.mark.parametrize(

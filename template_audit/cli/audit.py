@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from template_audit.cli import pretrain
-from template_audit.cli.inputs import REFERENCE, Inputs, inputs, with_probes
-from template_audit.cli.options import Outputs, baseline_option, configured, reported
+from template_audit.cli.inputs import Inputs, inputs, with_probes
+from template_audit.cli.options import Outputs, baseline_option, configured, encoder_option, reference_option, reported
 from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from template_audit.frameworks.interface import TrainingRun
     from template_audit.pretraining import PretrainReport
     from template_audit.results import Report
-
-DEFAULT_FRAMEWORK = "llamafactory"
 
 
 @click.command("audit")
@@ -31,14 +29,8 @@ DEFAULT_FRAMEWORK = "llamafactory"
     show_default=True,
     help="Of a training config's data sets, look at the first N rows each.",
 )
-@click.option(
-    "--encoder",
-    metavar="SPEC",
-    default=DEFAULT_FRAMEWORK,
-    show_default=True,
-    help="What trains: framework[@version][:template]; without a template, the one for this model.",
-)
-@click.option("--reference", metavar="SPEC", default=REFERENCE, show_default=True, help="What the model expects.")
+@encoder_option
+@reference_option
 @configured
 @baseline_option
 @reported

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from template_audit.cli.inputs import REFERENCE, Inputs, inputs, with_probes
-from template_audit.cli.options import SCHEMA_VERSION, format_option, output_option, output_stream
+from template_audit.cli.inputs import Inputs, inputs, with_probes
+from template_audit.cli.options import REFERENCE, SCHEMA_VERSION, format_option, output_option, output_stream
 from template_audit.errors import EncodingError
 
 if TYPE_CHECKING:

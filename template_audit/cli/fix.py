@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from template_audit.cli.inputs import Inputs, inputs, with_probes
-from template_audit.cli.options import SCHEMA_VERSION, configured, format_option, output_option, output_stream
+from template_audit.cli.options import (
+    SCHEMA_VERSION,
+    configured,
+    encoder_option,
+    format_option,
+    output_option,
+    output_stream,
+)
 from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,29 +24,29 @@ if TYPE_CHECKING:
     from template_audit.fixing import Fix
     from template_audit.report.terminal.screen import Screen
 
-DEFAULT_ENCODER = "llamafactory"
+
+class _KindOption(click.Option):
+    """Lists the kinds in the help. They are imported for that and for a fix, not when commands are listed."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from template_audit.fixing import DEFAULT_KIND, fix_kinds
+
+        kinds = "; ".join(f"{kind.name}: {kind.title}" for kind in fix_kinds().values())
+        self.help = f"What to write; {DEFAULT_KIND} by default. {kinds}."
+        return super().get_help_record(ctx)
 
 
 @click.command("fix")
-@click.option("--encoder", metavar="SPEC", default=DEFAULT_ENCODER, show_default=True, help="What trains.")
-@click.option(
-    "--kind",
-    metavar="NAME",
-    default="register-template",
-    show_default=True,
-    help="What to write: one of the kinds below.",
-)
+@encoder_option
+@click.option("--kind", cls=_KindOption, metavar="NAME")
 @configured
 @format_option
 @output_option
 @inputs
-def COMMAND(given: Inputs, encoder: str, kind: str, config: Config, output_format: str, output: Path | None) -> int:
+def COMMAND(
+    given: Inputs, encoder: str, kind: str | None, config: Config, output_format: str, output: Path | None
+) -> int:
     """Write what would make the trainer and MODEL agree, and prove it by auditing it.
-
-    \b
-    register-template   a LLaMA-Factory `register_template(…)` snippet, derived from the chat template
-    generation-tags     the model's chat template with {% generation %} tags
-    saved-template      the chat template to save beside weights that --encoder trained
 
     The snippet or template goes to the standard output or to --output, everything else to the standard
     error: what cannot be expressed, what was checked, which findings remain and whether they are inherent.
@@ -48,10 +55,10 @@ def COMMAND(given: Inputs, encoder: str, kind: str, config: Config, output_forma
     Exits with 0 when the fix is proven and no finding at or above --fail-on is left, with 1 when it was
     written and something is left, and with 2 when nothing could be made or evaluated.
     """
-    from template_audit.fixing import FixRequest, fix, get_kind
+    from template_audit.fixing import DEFAULT_KIND, FixRequest, get_kind
     from template_audit.frameworks import get_framework, parse_spec
 
-    get_kind(kind)
+    chosen = get_kind(kind or DEFAULT_KIND)
     if given.template_kwargs:
         raise UsageError("`fix` takes no template variables; `-o enable_thinking=…` is one that both sides know.")
     options = given.options_for(get_framework(parse_spec(encoder).framework))
@@ -66,7 +73,7 @@ def COMMAND(given: Inputs, encoder: str, kind: str, config: Config, output_forma
         config=config,
         conversations=tuple(with_probes(read, model) or ()),
     )
-    made = fix(request, kind)
+    made = chosen.make(request)
     if output_format == "json":
         with output_stream(output) as stream:
             from template_audit.report.json import write_json

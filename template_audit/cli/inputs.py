@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-REFERENCE = "chat-template"
-
 
 @dataclass(frozen=True, slots=True)
 class Inputs:

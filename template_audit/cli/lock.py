@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from template_audit.cli.audit import DEFAULT_FRAMEWORK
-from template_audit.cli.inputs import REFERENCE, Inputs, inputs_of_several
-from template_audit.cli.options import configured_without_threshold, listing_screen
+from template_audit.cli.inputs import Inputs, inputs_of_several
+from template_audit.cli.options import configured_without_threshold, encoder_option, listing_screen, reference_option
 from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,14 +22,8 @@ FILE = "template-audit.lock"
 
 
 @click.command("lock")
-@click.option(
-    "--encoder",
-    metavar="SPEC",
-    default=DEFAULT_FRAMEWORK,
-    show_default=True,
-    help="What trains: framework[@version][:template]; without a template, the one for this model.",
-)
-@click.option("--reference", metavar="SPEC", default=REFERENCE, show_default=True, help="What the model expects.")
+@encoder_option
+@reference_option
 @click.option(
     "--rows",
     metavar="N",

@@ -27,6 +27,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 SCHEMA_VERSION = 1
 """Version of the JSON that the listing commands print."""
 
+REFERENCE = "chat-template"
+
+encoder_option: Callable[[F], F] = click.option(
+    "--encoder",
+    metavar="SPEC",
+    default="llamafactory",
+    show_default=True,
+    help="What trains: framework[@version][:template]; without a template, the one for this model.",
+)
+reference_option: Callable[[F], F] = click.option(
+    "--reference", metavar="SPEC", default=REFERENCE, show_default=True, help="What the model expects."
+)
 format_option: Callable[[F], F] = click.option(
     "--format",
     "output_format",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from template_audit.cli.inputs import Inputs, model_inputs
-from template_audit.cli.options import Outputs, assignments, baseline_option, configured, reported
+from template_audit.cli.options import Outputs, assignments, baseline_option, configured, encoder_option, reported
 from template_audit.errors import UsageError
 from template_audit.report.interface import RecordFormat
 
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("pretrain")
-@click.option(
-    "--encoder",
-    metavar="SPEC",
-    default="llamafactory",
-    show_default=True,
-    help="What trains: framework[@version][:template]; without a template, the one for this model.",
-)
+@encoder_option
 @click.option(
     "--dataset",
     "datasets",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from template_audit.cli.inputs import REFERENCE, Inputs, inputs_without_conversations
-from template_audit.cli.options import Outputs, configured, reported
+from template_audit.cli.inputs import Inputs, inputs_without_conversations
+from template_audit.cli.options import Outputs, configured, encoder_option, reference_option, reported
 from template_audit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,14 +22,8 @@ if TYPE_CHECKING:
 
 
 @click.command("scan")
-@click.option(
-    "--encoder",
-    metavar="SPEC",
-    default="llamafactory",
-    show_default=True,
-    help="What trains: framework[@version][:template]; without a template, the one for this model.",
-)
-@click.option("--reference", metavar="SPEC", default=REFERENCE, show_default=True, help="What the model expects.")
+@encoder_option
+@reference_option
 @click.option(
     "--dataset",
     "datasets",

@@ -11,7 +11,7 @@ import io
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from template_audit.errors import DataError, UsageError
 
@@ -42,7 +42,7 @@ def cannot_be_read(name: str, error: OSError) -> DataError:
     return DataError(f"{name} cannot be read: {error.strerror or error}.")
 
 
-def open_binary(path: Path, name: str, advance: Callable[[int], None]) -> IO[bytes]:
+def open_binary(path: Path, name: str, advance: Callable[[int], None]) -> io.BufferedReader:
     """The content of a file. `name` is what messages call it; `advance` is told how many bytes were read.
 
     Raises DataError when it cannot be opened, UsageError when zstd is not installed; reading raises DataError.

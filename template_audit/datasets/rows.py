@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 from template_audit.datasets import compression
 
@@ -70,7 +71,7 @@ class DataFile:
             size = 0
         return cls(str(path), size, lambda: path)
 
-    def open(self) -> IO[bytes]:
+    def open(self) -> BufferedReader:
         """The content, decompressed when it is gzip or zstd, whatever the file is called.
 
         Raises DataError when there is no such file, and the stream raises it where the file is broken.

@@ -136,7 +136,10 @@ def _wanted(shard: tuple[int, int] | None, wanted: Wanted | None) -> Wanted:
     index, count = shard
     if not 0 <= index < count:
         raise UsageError(f"There is no shard {index} of {count}; shards are counted from 0.")
-    mine: Wanted = lambda number: (number - 1) % count == index  # noqa: E731
+
+    def mine(number: int) -> bool:
+        return (number - 1) % count == index
+
     if wanted is None:
         return mine
     chosen = wanted

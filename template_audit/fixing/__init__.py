@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 from template_audit.errors import UsageError
-from template_audit.fixing.interface import Fix, FixKind, FixRequest
+from template_audit.fixing.interface import DEFAULT_KIND, Fix, FixKind, FixRequest
 from template_audit.plugins import plugged
 
-__all__ = ["Fix", "FixKind", "FixRequest", "fix", "fix_kinds", "get_kind"]
+__all__ = ["DEFAULT_KIND", "Fix", "FixKind", "FixRequest", "fix", "fix_kinds", "get_kind"]
 
 
 @cache
@@ -27,7 +27,7 @@ def get_kind(name: str) -> FixKind:
     return known[name]
 
 
-def fix(request: FixRequest, kind: str = "register-template") -> Fix:
+def fix(request: FixRequest, kind: str = DEFAULT_KIND) -> Fix:
     """Make a fix of a kind and prove it.
 
     Raises UsageError for an unknown kind, encoder, template or option, and for a request that the kind

@@ -16,6 +16,7 @@ from template_audit.frameworks import load_encoder
 from template_audit.stream import IGNORE, EncodedStream
 
 if TYPE_CHECKING:
+    from template_audit.findings import Level
     from template_audit.fixing.marking import Mark
     from template_audit.frameworks.chat_template import ChatTemplateEncoder
     from template_audit.model import Model
@@ -88,7 +89,7 @@ class GenerationTags:
         model = with_template(request.model, text)
         options = {key: value for key, value in request.options.items() if key in ("clock", "enable_thinking")}
         conversations = [one.conversation for one in wanted]
-        others = {name: "off" for name in all_rules() if name not in _OWN_RULES}
+        others: dict[str, Level] = {name: "off" for name in all_rules() if name not in _OWN_RULES}
         report = audit(
             model,
             subject="chat-template",
@@ -96,7 +97,7 @@ class GenerationTags:
             conversations=conversations,
             config=request.config,
             options=options,
-            severities=others,  # type: ignore[arg-type]
+            severities=others,
         )
         advice = ["Save it as chat_template.jinja beside the tokenizer, in place of the old one."]
         inexpressible = []

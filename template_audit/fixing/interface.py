@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from template_audit.model import Model
     from template_audit.results import Report
 
+DEFAULT_KIND = "register-template"
+
 
 @dataclass(frozen=True, slots=True)
 class FixRequest:

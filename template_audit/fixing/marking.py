@@ -317,8 +317,10 @@ def _sliced(source: Source, term: Term, head: int, tail: int) -> tuple[list[str]
     """A term cut `head` characters from its start and `tail` from its end."""
     if term.text is not None:
         stop = len(term.text) - tail
-        parts = (term.text[:head], term.text[head:stop], term.text[stop:])
-        return tuple([literal(part)] if part else [] for part in parts)  # type: ignore[return-value]
+        before, inside, after = (
+            [literal(part)] if part else [] for part in (term.text[:head], term.text[head:stop], term.text[stop:])
+        )
+        return before, inside, after
     text = source.text[term.start : term.end]
     if not head and not tail:
         return [], [text], []

@@ -21,6 +21,7 @@ from template_audit.frameworks import check_options, get_framework, parse_spec
 from template_audit.stream import EncodedStream
 
 if TYPE_CHECKING:
+    from template_audit.findings import Level
     from template_audit.frameworks.interface import Encoder
     from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
     from template_audit.frameworks.llamafactory.registry import Registry, TemplateSpec
@@ -153,14 +154,14 @@ class Bench:
         """Audit an encoder on the probes; without `everything` the rules that no template changes are left out."""
         from template_audit.audit import audit
 
-        off = {} if everything else dict.fromkeys(_OF_THE_MODEL, "off")
+        off: dict[str, Level] = {} if everything else dict.fromkeys(_OF_THE_MODEL, "off")
         return audit(
             self.model,
             subject=subject,
             reference=self.reference,
             conversations=self.conversations,
             config=self.config,
-            severities=off,  # type: ignore[arg-type]
+            severities=off,
             subject_why="It was derived from the chat template.",
         )
 

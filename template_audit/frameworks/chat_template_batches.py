@@ -101,11 +101,11 @@ class ChatBatchEncoder:
         variants: list[_Variant | None] = [None] * len(conversations)
         if self._cutter is not None and self._cutter.usable:
             self._choose(conversations, texts, variants)
-        short = [index for index, variant in enumerate(variants) if variant is not None]
-        pairs: list[tuple[_Variant, list[str]]] = [(variants[i], texts[i]) for i in short]  # type: ignore[misc]
-        flat = self._fill(pairs)
+        chosen = {index: variant for index, variant in enumerate(variants) if variant is not None}
+        short = list(chosen)
+        flat = self._fill([(variant, texts[index]) for index, variant in chosen.items()])
         ids, labels, offsets, refused, regular = flat
-        sample = self._sample([variants[i] for i in short])  # type: ignore[misc]
+        sample = self._sample(list(chosen.values()))
         others = sorted({*(i for i, variant in enumerate(variants) if variant is None), *(short[k] for k in refused)})
         compared = sorted({short[k] for k in sample} - set(others))
         surely = self.encoder.encode_in_full([conversations[i] for i in (*others, *compared)], keep_errors=True)
@@ -117,7 +117,7 @@ class ChatBatchEncoder:
         ]
         if wrong:
             for index in wrong:
-                variants[index].ban()  # type: ignore[union-attr]
+                chosen[index].ban()
             self.notes.append(
                 f"Row `{conversations[wrong[0]].id}` is not what the chat template was expected to make of it; all "
                 "rows like it are rendered one by one from here on."

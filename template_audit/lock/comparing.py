@@ -101,11 +101,11 @@ def _encoders(old: Entry, new: Entry) -> list[Drift]:
         )
     same = old.versions == new.versions
     for old_side, new_side, name in ((old.subject, new.subject, ""), (old.reference, new.reference, "reference ")):
-        options = (old_side.options, new_side.options)
+        was_set, is_set = old_side.options, new_side.options
         if not same:  # an option that another release brings along is no difference by itself
-            common = options[0].keys() & options[1].keys()
-            options = tuple({key: one[key] for key in common} for one in options)  # type: ignore[assignment]
-        found = option_drift(options[0], options[1], prefix + name, config)
+            common = was_set.keys() & is_set.keys()
+            was_set, is_set = ({key: one[key] for key in common} for one in (was_set, is_set))
+        found = option_drift(was_set, is_set, prefix + name, config)
         known = {drift.key for drift in out}
         out += [drift for drift in found if drift.key.replace("reference ", "") not in known]
     return out

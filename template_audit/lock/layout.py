@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any
 
-from template_audit.report.sanitize import is_hidden
+from template_audit.report.sanitize import json_escaped
 
 WIDTH = 120
 _AS_IT_IS = "template_kwargs"
-_NOT_PLAIN = re.compile(r"[^\x00-\x7e]")
 
 
 def dumps(value: Any) -> str:
@@ -40,17 +38,9 @@ def digest(value: Any, length: int = 16, *, any_order: bool = False) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:length]
 
 
-def _escape(match: re.Match[str]) -> str:
-    char = match.group()
-    if not is_hidden(char):
-        return char
-    units = char.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
-
-
 def _compact(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(", ", ": "), allow_nan=False)
-    return _NOT_PLAIN.sub(_escape, text) if not text.isascii() or "\x7f" in text else text
+    return json_escaped(text)
 
 
 def _numbers(value: Any) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from template_audit.ids import TEXT
-from template_audit.model.skeletons import Hole, Part, Skeleton, common_place, filled
+from template_audit.model.skeletons import Part, Skeleton, common_place, filled
 
 _UNEVEN = (b"Metaspace", b"Prepend", b'"Strip"', b"BertNormalizer", b"BertPreTokenizer", b"UnicodeScripts")
 """Parts of a tokenizer that may treat the beginning of a text in another way than its middle."""
@@ -211,10 +211,10 @@ class Cutter:
         own = [i for i, part in enumerate(prefix) if not isinstance(part, str)]
         tail = prefix[own[-1] + 1] if own and own[-1] + 2 == len(prefix) else ""
         between = full[earlier[-1] + 1] if earlier[-1] + 2 == later[0] else ""
-        hole: Hole = prefix[own[-1]] if own else (-1, ())  # type: ignore[assignment]
-        if hole[0] != k or not tail or not isinstance(between, str) or not isinstance(tail, str):
+        hole = prefix[own[-1]] if own else ""
+        if isinstance(hole, str) or hole[0] != k or not isinstance(tail, str) or not isinstance(between, str):
             return None
-        return (earlier[-1] + 1, len(tail)) if between.startswith(tail) else None
+        return (earlier[-1] + 1, len(tail)) if tail and between.startswith(tail) else None
 
 
 def _after(segments: Sequence[_Segment], index: int) -> Place:

@@ -41,9 +41,6 @@ _NO_VARIABLES = frozenset(
 _DIALECTS: dict[type, Dialect] = {}
 
 
-_NOTHING: Job = {}  # type: ignore[typeddict-item]
-
-
 class Dialect(NamedTuple):
     """In what the releases of transformers differ, as far as a template can tell."""
 
@@ -155,36 +152,33 @@ class Renderer:
 
     def render_all(self, conversations: Sequence[Conversation]) -> list[Views | EncodingError]:
         """Every conversation, whole and in parts, or why it cannot be rendered."""
-        results: list[Views | EncodingError | None] = []
-        jobs: list[Job] = []
+        jobs: list[Job | EncodingError] = []
         for conversation in conversations:
             try:
                 jobs.append(self._job(conversation, _views(conversation)))
-                results.append(None)
             except EncodingError as error:
-                results.append(error)
+                jobs.append(error)
             except RecursionError:
                 from template_audit.model.worker import TOO_DEEP
 
-                results.append(EncodingError(TOO_DEEP, NOT_EVALUATED))
-        answered = iter(self._sandbox.run(jobs))
-        for index, conversation in enumerate(conversations):
-            if results[index] is None:
-                answers = next(answered)
-                failure = isinstance(answers, EncodingError)
-                results[index] = answers if failure else _collected(conversation, answers)  # type: ignore[arg-type, assignment]
-        return results  # type: ignore[return-value]
+                jobs.append(EncodingError(TOO_DEEP, NOT_EVALUATED))
+        answered = iter(self._sandbox.run([job for job in jobs if not isinstance(job, EncodingError)]))
+        results = [job if isinstance(job, EncodingError) else next(answered) for job in jobs]
+        return [
+            answers if isinstance(answers, EncodingError) else _collected(conversation, answers)
+            for conversation, answers in zip(conversations, results, strict=True)
+        ]
 
     def watch(self, wanted: Sequence[tuple[Conversation, list[View]]]) -> list[Answer | None]:
         """What the views of each conversation are made of (`worker.watch`); None when it cannot be rendered."""
-        jobs: list[Job] = []
+        jobs: list[Job | None] = []
         for conversation, views in wanted:
             try:
                 jobs.append({**self._job(conversation, views), "watch": True})
             except (EncodingError, RecursionError):
-                jobs.append(_NOTHING)
-        answered = iter(self._sandbox.run([job for job in jobs if job is not _NOTHING]))
-        found = [None if job is _NOTHING else next(answered) for job in jobs]
+                jobs.append(None)
+        answered = iter(self._sandbox.run([job for job in jobs if job is not None]))
+        found = [None if job is None else next(answered) for job in jobs]
         return [answers[0] if isinstance(answers, list) else None for answers in found]
 
     def _job(self, conversation: Conversation, views: list[View]) -> Job:

@@ -267,7 +267,7 @@ class _Worker:
 
     def _read_errors(self, stream: IO[bytes]) -> None:
         with stream:
-            while chunk := stream.read1(4096):  # type: ignore[attr-defined]
+            while chunk := stream.read1(4096):  # type: ignore[attr-defined]  # typeshed has IO for a buffered pipe
                 self._errors = (self._errors + chunk)[-4096:]
 
 

@@ -100,8 +100,9 @@ def common_place(parts: Sequence[Part], whole: Sequence[Part]) -> tuple[int, int
             return None
         if part != whole[index]:
             here = whole[index]
-            last = index == len(parts) - 1 and isinstance(part, str) and isinstance(here, str)
-            return (index, len(part)) if last and here.startswith(part) else None  # type: ignore[arg-type, union-attr]
+            if index == len(parts) - 1 and isinstance(part, str) and isinstance(here, str) and here.startswith(part):
+                return index, len(part)
+            return None
     return len(parts), 0
 
 

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from template_audit.findings import SCHEMA_VERSION
 from template_audit.report.interface import ReportOptions
-from template_audit.report.sanitize import LOG_COMMAND, is_hidden
+from template_audit.report.sanitize import LOG_COMMAND, json_escaped
 
 if TYPE_CHECKING:
     from template_audit.findings import ReportRecord
     from template_audit.results import Report
-
-_NOT_PLAIN = re.compile(r"[^\x00-\x7e]")
-
-
-def _escape(match: re.Match[str]) -> str:
-    char = match.group()
-    if not is_hidden(char):
-        return char
-    units = char.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 def dumps(value: Any, *, ascii_only: bool = False, indent: int | None = 2) -> str:
@@ -36,7 +25,7 @@ def dumps(value: Any, *, ascii_only: bool = False, indent: int | None = 2) -> st
     text = json.dumps(
         value, ensure_ascii=ascii_only, sort_keys=True, indent=indent, separators=separators, allow_nan=False
     )
-    return LOG_COMMAND.sub(r"#\\u0023", _NOT_PLAIN.sub(_escape, text)) + "\n"
+    return LOG_COMMAND.sub(r"#\\u0023", json_escaped(text)) + "\n"
 
 
 def write_json(value: Any, stream: TextIO, *, indent: int | None = 2) -> None:

@@ -17,6 +17,7 @@ _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _BLANK_LETTERS = frozenset({0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0})
 _PRINTABLE_ASCII = re.compile(r"[ -~]*\Z")
 _MAX_MARKS = 4
+_NOT_PLAIN = re.compile(r"[^\x00-\x7e]")
 LOG_COMMAND = re.compile(r"##(?=[A-Za-z-]*\[)")
 """What GitHub Actions, Azure Pipelines and TeamCity take for a command within a line."""
 
@@ -73,3 +74,16 @@ def one_line(text: str, *, encoding: str = "utf-8", limit: int = 0) -> str:
         dots = "…" if encodable("…", encoding) else "..."
         return flat[: limit - len(dots)] + dots
     return flat
+
+
+def json_escaped(text: str) -> str:
+    """JSON text with its hidden characters and lone surrogates as ``\\uXXXX``; readers give them back."""
+    return text if text.isascii() and "\x7f" not in text else _NOT_PLAIN.sub(_as_json, text)
+
+
+def _as_json(match: re.Match[str]) -> str:
+    char = match.group()
+    if not is_hidden(char):
+        return char
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))

@@ -152,7 +152,10 @@ class Evaluator:
             if pattern.fitted <= EXAMPLES or self.checked(number):
                 twice.append((number, talk))
         looked: dict[int, Evaluated] = {}
-        self._in_full(twice, looked)
+        if twice:
+            talks = [talk for _, talk in twice]
+            expected = reference.encode_in_full(talks, keep_errors=True)
+            self._hold(twice, expected, subject.encode_in_full(talks, keep_errors=True), looked)
         if any(out[number] != found for number, found in looked.items()):
             self.mistrusted = True
         return rest
@@ -164,6 +167,15 @@ class Evaluator:
         talks = [talk for _, talk in rows]
         theirs = self.examiner.reference.encode_batch(talks, keep_errors=True)
         ours = self.examiner.subject.encode_batch(talks, keep_errors=True)
+        self._hold(rows, theirs, ours, out)
+
+    def _hold(
+        self,
+        rows: Sequence[tuple[int, Conversation]],
+        theirs: Sequence[EncodedStream | EncodingError],
+        ours: Sequence[EncodedStream | EncodingError],
+        out: dict[int, Evaluated],
+    ) -> None:
         for (number, talk), reference, subject in zip(rows, theirs, ours, strict=True):
             out[number] = self._row(number, talk, reference, subject)
 

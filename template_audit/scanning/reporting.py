@@ -12,16 +12,13 @@ from template_audit.audit import Examiner, compare_all, versions_of
 from template_audit.conversation import Conversation
 from template_audit.findings import (
     SEVERITIES,
-    EncoderRecord,
-    FileRecord,
     Finding,
     FindingRecord,
-    ModelRecord,
     Severity,
     Threshold,
-    TokenizerRecord,
     at_least,
 )
+from template_audit.results import encoder_record, model_record
 from template_audit.rules import all_rules
 from template_audit.rules.interface import Case, ModelCase
 from template_audit.scanning.evaluate import is_too_large
@@ -95,10 +92,10 @@ def record_of(
     repeated, first = repetitions.found(DUPLICATES)
     record = ScanRecord(
         schema_version=SCHEMA_VERSION,
-        model=_model_record(sides.model),
+        model=model_record(sides.model),
         versions=versions_of(sides.model),
-        reference=_encoder_record(sides.reference, sides.reference_why),
-        subject=_encoder_record(sides.subject, sides.subject_why),
+        reference=encoder_record(sides.reference, sides.reference_why),
+        subject=encoder_record(sides.subject, sides.subject_why),
         datasets=[DatasetRecord(*dataset) for dataset in datasets],
         fail_on=fail_on,
         sample=selection.sample,
@@ -258,17 +255,3 @@ def _tokens(tally: Tally) -> TokensRecord:
         [BinRecord(float(start), end, rows) for start, end, rows in zip(LENGTHS, ends, tally.lengths, strict=True)],
         [BinRecord(start, end, rows) for (start, end), rows in zip(SHARES, tally.shares, strict=True)],
     )
-
-
-def _model_record(model: Model) -> ModelRecord:
-    tokenizer = model.tokenizer
-    return ModelRecord(
-        model.id,
-        model.revision,
-        [FileRecord(file.path, file.sha256) for file in model.files],
-        TokenizerRecord(type(tokenizer).__name__, len(tokenizer)),
-    )
-
-
-def _encoder_record(encoder: Encoder, why: str) -> EncoderRecord:
-    return EncoderRecord(encoder.spec, dict(encoder.options), why, list(encoder.notes))

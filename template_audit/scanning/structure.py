@@ -28,13 +28,11 @@ from template_audit.conversation import Conversation
 from template_audit.rules.control import ControlTokens
 from template_audit.rules.data import may_hold_placeholder
 from template_audit.rules.evidence import MARKER, THOUGHT
-from template_audit.stream import IGNORE, EncodedStream, Origin, Piece, common_prefix
+from template_audit.stream import IGNORE, WRITTEN, EncodedStream, Origin, Piece, common_prefix
 
 Structure: TypeAlias = bytes
 """A digest that is equal for rows in which the rules that read the structure find the same."""
 
-_OWN = {"content": "content", "system": "content", "tool_result": "content", "reasoning": "reasoning"}
-"""Fields whose text people wrote and templates copy, by the name under which an alignment pairs them."""
 _LONGEST = 64
 """No marker and no word of thinking is longer, in characters."""
 _EDGE = 4
@@ -123,7 +121,7 @@ def _runs(stream: EncodedStream) -> list[Run]:
     runs: list[Run] = []
     for piece in stream.pieces:
         start, end, origin = piece
-        if origin.field not in _OWN or origin.message is None or origin.derived or start >= end:
+        if origin.field not in WRITTEN or origin.message is None or origin.derived or start >= end:
             continue
         first, last = bisect_left(starts, start), bisect_left(starts, end)
         while first and first < last and spans[first - 1][1] > starts[first]:
@@ -146,7 +144,7 @@ def _same(
     """
     here, there = ours.piece.origin, theirs.piece.origin
     text, other = _text_of(subject, ours), _text_of(reference, theirs)
-    if here.message != there.message or _OWN[here.field] != _OWN[there.field] or text.strip() != other.strip():
+    if here.message != there.message or WRITTEN[here.field] != WRITTEN[there.field] or text.strip() != other.strip():
         raise _NotPlain
     ids, others = subject.input_ids[ours.start : ours.end], reference.input_ids[theirs.start : theirs.end]
     if ids != others or _lead(subject, ours) != _lead(reference, theirs):
@@ -189,7 +187,7 @@ def in_its_place(given: str, gaps: Sequence[str], before: str) -> bool:
 
 def own_text(origin: Origin) -> str | None:
     """The field of a message whose text a piece with this origin copies, or None."""
-    return _OWN.get(origin.field)
+    return WRITTEN.get(origin.field)
 
 
 def _text_of(stream: EncodedStream, run: Run) -> str:

@@ -301,3 +301,21 @@ class TestProcess:
         monkeypatch.setattr("template_audit.model.source.load_model", interrupted)
         assert main([QWEN]) == 130
         assert "Traceback" not in capsys.readouterr().err
+
+    def test_a_mistake_of_the_program_is_neither_clean_nor_a_finding(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def mistaken(*_: object, **__: object) -> None:
+            raise ZeroDivisionError("of ours")
+
+        monkeypatch.setattr("template_audit.model.source.load_model", mistaken)
+        monkeypatch.setattr(sys, "argv", ["template-audit", QWEN])
+        assert main() == 2
+        trace, last = capsys.readouterr().err.rstrip("\n").rsplit("\n", 1)
+        assert "ZeroDivisionError: of ours" in trace
+        assert last == (
+            "template-audit: This is a mistake in template-audit; nothing was decided. Please report it with the "
+            "lines above."
+        )
+        with pytest.raises(ZeroDivisionError):
+            main([QWEN])

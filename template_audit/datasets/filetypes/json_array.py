@@ -11,7 +11,8 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
-from typing import IO, Any
+from io import BufferedReader
+from typing import Any
 
 from template_audit.datasets.rows import MOST, SKIPPED, Row, Wanted, unreadable
 from template_audit.errors import DataError
@@ -31,7 +32,7 @@ def not_json(place: str, column: int, reason: str) -> str:
 class ArrayReader:
     """Reads the rows of the array with which `stream` begins; they are numbered from ``before + 1``."""
 
-    def __init__(self, stream: IO[bytes], name: str, before: int, wanted: Wanted) -> None:
+    def __init__(self, stream: BufferedReader, name: str, before: int, wanted: Wanted) -> None:
         self._stream, self._name, self._before, self._wanted = stream, name, before, wanted
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._scan = json.JSONDecoder().raw_decode
@@ -159,7 +160,7 @@ class ArrayReader:
             raise _TooLong(f"the row is longer than {MOST >> 20} MiB; it is not read")
         parts, size = [held], max(_PIECE, len(held))
         while size > 0 and not self._ended:
-            data = self._stream.read1(size)  # type: ignore[attr-defined]
+            data = self._stream.read1(size)
             parts.append(self._decode(data, not data))
             size -= len(parts[-1])
             self._ended = not data

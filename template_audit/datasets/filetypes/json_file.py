@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
-from typing import IO, Any, Literal
+from io import BufferedReader
+from typing import Any, Literal
 
 from template_audit.datasets.filetypes.interface import FileType
 from template_audit.datasets.filetypes.json_array import ArrayReader, not_json
@@ -51,10 +52,10 @@ def are_messages(item: Any) -> bool:
     return isinstance(item, dict) and ("role" in item or "from" in item)
 
 
-def _text(file: DataFile) -> IO[bytes]:
+def _text(file: DataFile) -> BufferedReader:
     stream = file.open()
     try:
-        start = stream.peek(3)  # type: ignore[attr-defined]
+        start = stream.peek(3)
         if start.startswith(_UTF16):
             raise DataError(f"{file.name} is UTF-16 text; save it as UTF-8.")
         if start.startswith(_BOM):

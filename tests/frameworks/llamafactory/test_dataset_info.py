@@ -148,7 +148,7 @@ class TestRows:
 
     def test_other_types_need_datasets(self, tmp_path: Path) -> None:
         try:
-            import datasets  # noqa: F401
+            import datasets  # noqa: F401 - only whether it is there
         except ImportError:
             (tmp_path / "a.csv").write_bytes(b"")
             with pytest.raises(UsageError, match="reading csv files needs the package `datasets`"):

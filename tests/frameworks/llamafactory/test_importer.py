@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -307,7 +308,7 @@ class TestRefusals:
 class TestHostileSource:
     """Nothing is executed, and time and memory stay bounded."""
 
-    BOMBS = {  # noqa: RUF012
+    BOMBS: ClassVar = {
         "repeat": REGISTER.format("'a'*10**9"),
         "repeat a literal": REGISTER.format("'a'*1000000000"),
         "repeat often": REGISTER.format("'{{content}}'" + "*100" * 6),
