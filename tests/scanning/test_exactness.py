@@ -168,6 +168,23 @@ def test_a_wrong_pattern_is_noticed() -> None:
     assert short.mistrusted
 
 
+def test_rows_that_are_looked_at_both_ways_do_not_take_the_quick_way_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many rows `encode_batch` has ids from the quick way, which is what is to be checked."""
+    rows = [Conversation((Message("user", f"What is {n}?"), Message("assistant", f"It is {n}."))) for n in range(160)]
+    short = Evaluator(examiner(loaded("qwen25-like"), "llamafactory:qwen"), lambda number: True)
+    short.evaluate(numbered(rows[:32]))
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("the quick way")
+
+    for side in (short.examiner.reference, short.examiner.subject):
+        monkeypatch.setattr(type(side), "encode_batch", refused)
+    assert {found.outcome for found in short.evaluate(numbered(rows[32:]))} == {"compared"}
+    (pattern,) = (one for kept in short._patterns._by_key.values() for one in kept)
+    assert pattern.fitted == 128
+    assert not short.mistrusted
+
+
 TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n@<|im_end|>\n{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n@{% endif %}"
 SAME_IDS = {
