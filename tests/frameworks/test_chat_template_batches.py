@@ -11,8 +11,8 @@ from template_audit.conversation import Conversation, Message, ToolCall
 from template_audit.errors import EncodingError
 from template_audit.frameworks import load_encoder
 from template_audit.frameworks.chat_template import ChatTemplateEncoder
-from template_audit.ids import IdsBatch, IdsEncoder
-from template_audit.stream import EncodedStream
+from template_audit.ids import IdsEncoder
+from tests.frameworks.batches import hold_against
 from tests.rendering import FIXTURES, conversations, load, with_template
 
 MODELS = sorted(path.name for path in (FIXTURES / "models").iterdir() if path.name != "base-no-template")
@@ -127,18 +127,6 @@ def some_conversation(dice: random.Random) -> Conversation:
         messages.pop(0)
     tools = ({"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}},)
     return Conversation(tuple(messages), tools if dice.random() < 0.1 else None)
-
-
-def hold_against(made: IdsBatch, streams: list[EncodedStream | EncodingError]) -> None:
-    assert len(made) == len(streams)
-    for index, (row, stream) in enumerate(zip(made, streams, strict=True)):
-        if isinstance(stream, EncodingError):
-            assert isinstance(row, EncodingError)
-            assert (str(row), row.kind) == (str(stream), stream.kind)
-        else:
-            assert not isinstance(row, EncodingError), row
-            assert (row[0].tolist(), row[1].tolist()) == (stream.input_ids, stream.labels)
-            assert made.notes.get(index, ()) == stream.notes
 
 
 def loaded(model: str, template: str | None = None) -> ChatTemplateEncoder:

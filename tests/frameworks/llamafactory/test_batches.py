@@ -14,9 +14,10 @@ from template_audit.frameworks import load_encoder
 from template_audit.frameworks.llamafactory.encoder import LlamaFactoryEncoder
 from template_audit.frameworks.llamafactory.messages import ROW_KEY, Example, ExampleMessage, ExampleRole
 from template_audit.frameworks.llamafactory.registry import load_registry
-from template_audit.ids import IdsBatch, IdsEncoder
+from template_audit.ids import IdsEncoder
 from template_audit.model.fast import IdTokenizer
 from template_audit.stream import EncodedStream
+from tests.frameworks.batches import hold_against
 from tests.frameworks.llamafactory.vectors import conversations, model_of
 
 MODELS = ("llama3-like", "qwen3-like", "mistral-like", "gemma-like")
@@ -88,18 +89,6 @@ def some_example(dice: random.Random) -> Conversation:
     notes = ("A remark.",) if dice.random() < 0.2 else ()
     example = Example(tuple(messages[:-1]), tuple(answers), dice.choice(("", None, some_text(dice))), notes=notes)
     return Conversation((), row={ROW_KEY: example})
-
-
-def hold_against(made: IdsBatch, streams: list[EncodedStream | EncodingError]) -> None:
-    assert len(made) == len(streams)
-    for index, (row, stream) in enumerate(zip(made, streams, strict=True)):
-        if isinstance(stream, EncodingError):
-            assert isinstance(row, EncodingError)
-            assert (str(row), row.kind) == (str(stream), stream.kind)
-        else:
-            assert not isinstance(row, EncodingError), row
-            assert (row[0].tolist(), row[1].tolist()) == (stream.input_ids, stream.labels)
-            assert made.notes.get(index, ()) == stream.notes
 
 
 def one_by_one(encoder: LlamaFactoryEncoder, rows: list[Conversation]) -> list[EncodedStream | EncodingError]:
