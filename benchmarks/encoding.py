@@ -47,8 +47,8 @@ labels were equal (digests).
 Ratios: ours over LLaMA-Factory's with as many processes; CPU is the ratio of CPU time in one process; unaided is ours
 without fastokens, in one process; bare/ours is how far from the limit: what is beyond 1 is planning and putting
 together. Loading is not counted: fastokens takes one to two seconds for a tokenizer, and 800 rows go ahead of the
-measured ones. With two processes rows and ids cross between them, which costs much of what the second core gains; in a
-scan they stay where they are, and it is nearly twice as fast with two (scan.md).
+measured ones. With two processes rows and ids cross between them, which with fastokens costs more than the second core
+gains: one process is faster. In a scan they stay where they are, and it is nearly twice as fast with two (scan.md).
 
 | tokenizer | rows | tokens | LF, 1 | LF, 2 | ours, 1 | ratio | CPU | ours, 2 | ratio | unaided | ratio | bare | /ours |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
