@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -91,10 +92,9 @@ def trained_model(encoder: LlamaFactoryEncoder, template: str) -> Model:
 
 def with_template_and_tokenizer(model: Model, tokenizer: Any, templates: Mapping[str, str]) -> Model:
     """The model with other chat templates and a copy of `tokenizer` that has the default one."""
-    from template_audit.frameworks.llamafactory.special_tokens import copy_tokenizer
     from template_audit.model import TemplateSource
 
-    copied: Any = copy_tokenizer(tokenizer)
+    copied = copy.copy(tokenizer)  # no deeper: a deep copy may encode otherwise (Yi on transformers 4.57)
     copied.chat_template = templates["default"]
     sources = tuple(TemplateSource("--chat-template (the fix)", name, text, True) for name, text in templates.items())
     return replace(model, tokenizer=copied, chat_templates=dict(templates), template_sources=sources)
