@@ -52,11 +52,11 @@ def _add_bos(spec: TemplateSpec, words: Words) -> Iterator[Edit]:
         yield "format_prefix", replace(spec, format_prefix=Formatter("empty", (Special("bos_token"),)))
 
 
-def _set(**changes: object) -> Callable[[TemplateSpec, Words], Iterator[Edit]]:
+def _set(**changes: Any) -> Callable[[TemplateSpec, Words], Iterator[Edit]]:
     """Fields of the template set; nothing where they are so already."""
 
     def mutate(spec: TemplateSpec, words: Words) -> Iterator[Edit]:
-        changed: TemplateSpec = replace(spec, **changes)  # type: ignore[arg-type]  # fields of any type
+        changed: TemplateSpec = replace(spec, **changes)
         if changed != spec:
             yield ", ".join(f"{name}={value!r}" for name, value in changes.items()), changed
 

@@ -161,7 +161,8 @@ def read_rows(
 def _checked(row: Row, shape: Shape | None) -> dict[str, Any] | DataError:
     problem = None if shape is None or isinstance(row.data, DataError) else shape.conflict(row.data)
     if problem is None:
-        return row.data  # type: ignore[no-any-return]  # JSON: any row that is no DataError
+        data: dict[str, Any] | DataError = row.data
+        return data
     return DataError(f"{row.where}: {problem}; LLaMA-Factory stops on such a file, because Arrow refuses it.")
 
 
